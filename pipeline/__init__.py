@@ -1,0 +1,1 @@
+"""What happens to one stream: audio bytes in, transcript and translation events out."""

@@ -1,0 +1,1 @@
+"""Client bytes to 16 kHz float32 samples to log-mel frames."""

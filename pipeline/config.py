@@ -1,0 +1,224 @@
+"""Frozen configuration of the model, in the words of the published ``config.json``.
+
+Field names, defaults and derived values are those of transformers' ``Gemma3nTextConfig``,
+``Gemma3nAudioConfig`` and ``Gemma3nConfig`` (``models/gemma3n/configuration_gemma3n.py``), so that
+a checkpoint's ``config.json`` reads straight into them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pipeline.errors import CheckpointError
+
+SAMPLE_RATE = 16_000
+"""Samples per second of all audio inside the pipeline."""
+
+T = TypeVar("T")
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The decoder. Per-layer lists have ``num_hidden_layers`` entries."""
+
+    vocab_size: int = 262_400
+    vocab_size_per_layer_input: int = 262_144
+    hidden_size: int = 2048
+    hidden_size_per_layer_input: int = 256
+    intermediate_size: tuple[int, ...] = (16_384,) * 35
+    num_hidden_layers: int = 35
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 2
+    head_dim: int = 256
+    num_kv_shared_layers: int = 15
+    layer_types: tuple[str, ...] = ()
+    sliding_window: int = 512
+    rope_theta: float = 1_000_000.0
+    rope_local_base_freq: float = 10_000.0
+    rms_norm_eps: float = 1e-6
+    final_logit_softcapping: float | None = 30.0
+    activation_sparsity_pattern: tuple[float, ...] = ()
+    altup_num_inputs: int = 4
+    altup_active_idx: int = 0
+    altup_coef_clip: float | None = 120.0
+    altup_correct_scale: bool = True
+    laurel_rank: int = 64
+    max_position_embeddings: int = 32_768
+    pad_token_id: int = 0
+    bos_token_id: int = 2
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Read ``text_config``, in the older and the newer spelling of its rope parameters."""
+        layers = int(raw.get("num_hidden_layers", cls.num_hidden_layers))
+        widths = raw.get("intermediate_size", 16_384)
+        sparse = 10 if layers > 10 else 0
+        rope = raw.get("rope_parameters") or {}
+        derived = {
+            "intermediate_size": _per_layer(
+                "intermediate_size", [widths] * layers if isinstance(widths, int) else widths, layers
+            ),
+            "layer_types": _per_layer(
+                "layer_types",
+                raw.get("layer_types") or [SLIDING if (i + 1) % 5 else FULL for i in range(layers)],
+                layers,
+            ),
+            "activation_sparsity_pattern": _per_layer(
+                "activation_sparsity_pattern",
+                _expand_sparsity(raw.get("activation_sparsity_pattern"), layers, sparse),
+                layers,
+            ),
+            "rope_theta": rope.get(FULL, {}).get("rope_theta", raw.get("rope_theta", cls.rope_theta)),
+            "rope_local_base_freq": rope.get(SLIDING, {}).get(
+                "rope_theta", raw.get("rope_local_base_freq", cls.rope_local_base_freq)
+            ),
+        }
+        config = _from_fields(cls, {**raw, **derived})
+        unknown = set(config.layer_types) - {FULL, SLIDING}
+        if unknown:
+            raise CheckpointError(
+                f"config.json: layer_types has {sorted(unknown)}; known are {FULL!r} and {SLIDING!r}"
+            )
+        missing = set(config.layer_types) - set(config.layer_types[: config.first_shared_layer])
+        if missing:
+            raise CheckpointError(
+                f"config.json: no layer below the sharing point ({config.first_shared_layer}) "
+                f"computes KV for {sorted(missing)}"
+            )
+        return config
+
+    @property
+    def first_shared_layer(self) -> int:
+        """Index of the first layer that owns no KV; equals the layer count when none is shared."""
+        return self.num_hidden_layers - self.num_kv_shared_layers
+
+    def kv_source(self, layer: int) -> int:
+        """Index of the layer whose keys and values ``layer`` attends to (itself below the sharing point)."""
+        if layer < self.first_shared_layer:
+            return layer
+        own = self.layer_types[: self.first_shared_layer]
+        return len(own) - 1 - own[::-1].index(self.layer_types[layer])
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """The USM conformer encoder."""
+
+    vocab_size: int = 128
+    vocab_offset: int = 262_272
+    input_feat_size: int = 128
+    hidden_size: int = 1536
+    rms_norm_eps: float = 1e-6
+    gradient_clipping: float = 1e10
+    conf_attention_chunk_size: int = 12
+    conf_attention_context_left: int = 13
+    conf_attention_context_right: int = 0
+    conf_attention_logit_cap: float = 50.0
+    conf_num_attention_heads: int = 8
+    conf_num_hidden_layers: int = 12
+    conf_conv_kernel_size: int = 5
+    conf_reduction_factor: int = 4
+    conf_residual_weight: float = 0.5
+    sscp_conv_channel_size: tuple[int, int] = (128, 32)
+    sscp_conv_group_norm_eps: float = 1e-3
+    sscp_conv_kernel_size: tuple[tuple[int, int], tuple[int, int]] = ((3, 3), (3, 3))
+    sscp_conv_stride_size: tuple[tuple[int, int], tuple[int, int]] = ((2, 2), (2, 2))
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Read ``audio_config``; a right context other than 0 could not be streamed exactly and is refused."""
+        config = _from_fields(cls, raw)
+        if config.conf_attention_context_right != 0:
+            raise CheckpointError(
+                "config.json: conf_attention_context_right must be 0 (a causal encoder), "
+                f"got {config.conf_attention_context_right}"
+            )
+        return config
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """``config.json`` of a ``Gemma3nForConditionalGeneration`` checkpoint, vision left out."""
+
+    text: TextConfig
+    audio: AudioConfig
+    vision_vocab_size: int = 128
+    vision_vocab_offset: int = 262_144
+    boa_token_id: int = 256_000
+    eoa_token_id: int = 262_272
+    audio_token_id: int = 262_273
+    eos_token_ids: tuple[int, ...] = (1, 106)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Read the whole of ``config.json``.
+
+        Raises:
+            CheckpointError: it is not a Gemma 3n configuration.
+        """
+        if raw.get("model_type") != "gemma3n" or not raw.get("text_config") or not raw.get("audio_config"):
+            raise CheckpointError(
+                f"config.json: expected model_type 'gemma3n' with a text_config and an audio_config, "
+                f"got model_type {raw.get('model_type')!r}"
+            )
+        vision = raw.get("vision_config") or {}
+        eos = raw.get("eos_token_id", [1, 106])
+        return cls(
+            text=TextConfig.from_dict(raw["text_config"]),
+            audio=AudioConfig.from_dict(raw["audio_config"]),
+            vision_vocab_size=vision.get("vocab_size", cls.vision_vocab_size),
+            vision_vocab_offset=vision.get("vocab_offset", cls.vision_vocab_offset),
+            boa_token_id=raw.get("boa_token_id", cls.boa_token_id),
+            eoa_token_id=raw.get("eoa_token_id", cls.eoa_token_id),
+            audio_token_id=raw.get("audio_token_id", cls.audio_token_id),
+            eos_token_ids=tuple(eos) if isinstance(eos, list) else (int(eos),),
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Self:
+        """Read ``config.json`` in ``folder``.
+
+        Raises:
+            CheckpointError: the file is missing, is not JSON, or is not a Gemma 3n configuration.
+        """
+        path = folder / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{folder}: no config.json; a model is a folder in Hugging Face layout "
+                "(config.json, *.safetensors, tokenizer.json)"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+        return cls.from_dict(raw)
+
+
+def _per_layer(name: str, values: Any, layers: int) -> tuple[Any, ...]:
+    values = tuple(values)
+    if len(values) != layers:
+        raise CheckpointError(f"config.json: {name} has {len(values)} entries for {layers} layers")
+    return values
+
+
+def _expand_sparsity(value: Any, layers: int, sparse: int) -> list[float]:
+    if value is None:
+        return [0.95] * sparse + [0.0] * (layers - sparse)
+    return [float(value)] * layers if isinstance(value, (int, float)) else list(value)
+
+
+def _from_fields(cls: type[T], raw: Mapping[str, Any]) -> T:
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: _frozen(value) for name, value in raw.items() if name in names})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Log-mel frames to audio soft tokens: the Universal Speech Model conformer."""

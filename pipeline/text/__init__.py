@@ -1,0 +1,1 @@
+"""Token ids to text that is certain, utterances and subtitles."""

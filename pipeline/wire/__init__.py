@@ -1,0 +1,1 @@
+"""Events and commands to protocol messages and back, without I/O."""

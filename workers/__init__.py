@@ -1,0 +1,1 @@
+"""Processes around the pipeline: the gateway, the Ray actors and their pool."""
