@@ -1,6 +1,6 @@
-"""Frozen configuration of the model, in the words of the published ``config.json``.
+"""Frozen configuration: the model in the words of its ``config.json``, the stream in ours.
 
-Field names, defaults and derived values are those of transformers' ``Gemma3nTextConfig``,
+Field names, defaults and derived model values are those of transformers' ``Gemma3nTextConfig``,
 ``Gemma3nAudioConfig`` and ``Gemma3nConfig`` (``models/gemma3n/configuration_gemma3n.py``), so that
 a checkpoint's ``config.json`` reads straight into them.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import AudioError, CheckpointError
 
 SAMPLE_RATE = 16_000
 """Samples per second of all audio inside the pipeline."""
@@ -222,3 +222,81 @@ def _from_fields(cls: type[T], raw: Mapping[str, Any]) -> T:
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+ENCODINGS = ("pcm_s16le", "pcm_f32le", "mulaw")
+"""Accepted sample encodings of a live stream, by their names in the wire protocol."""
+
+
+@dataclass(frozen=True)
+class AudioFormat:
+    """How a client's audio bytes are to be read.
+
+    Args:
+        encoding: one of :data:`ENCODINGS`.
+        sample_rate: samples per second and channel, 8,000 to 192,000.
+        channels: interleaved channels, 1 to 8; they are averaged.
+
+    Raises:
+        AudioError: a value outside these.
+    """
+
+    encoding: str = "pcm_s16le"
+    sample_rate: int = SAMPLE_RATE
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise AudioError(f"unknown audio encoding {self.encoding!r}; accepted are {', '.join(ENCODINGS)}")
+        for name, low, high in (("sample_rate", 8_000, 192_000), ("channels", 1, 8)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise AudioError(f"audio {name} must be a whole number from {low} to {high}, got {value!r}")
+
+    @property
+    def bytes_per_frame(self) -> int:
+        """Bytes of one sample of all channels."""
+        return {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1}[self.encoding] * self.channels
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """When speech starts and ends. Times are seconds.
+
+    The start values are those of the field (Silero's and Riva's endpointing defaults are near them);
+    ``snr_db`` is the energy that a frame needs above the tracked noise floor, because WebRTC's detector
+    calls steady noise, hum and tones speech in every mode.
+    """
+
+    aggressiveness: int = 2
+    onset: float = 0.12
+    preroll: float = 0.30
+    hangover: float = 0.60
+    min_speech: float = 0.15
+    max_utterance: float = 28.0
+    snr_db: float = 6.0
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How one stream is heard and translated; every option is per stream.
+
+    Args:
+        source: ISO 639-1 code of the spoken language.
+        targets: codes of the languages to translate into, in the order in which they are decoded.
+        audio: how the audio bytes are to be read.
+        partials: whether to send text before its utterance has ended.
+        partial_interval: seconds of audio between two hypotheses of a running utterance.
+        agreement: how many hypotheses in a row have to agree before their common prefix is stable.
+        max_new_tokens: longest text, in tokens, of one hypothesis for one utterance.
+        gate: when speech starts and ends.
+    """
+
+    source: str = "es"
+    targets: tuple[str, ...] = ("en",)
+    audio: AudioFormat = AudioFormat()
+    partials: bool = True
+    partial_interval: float = 0.64
+    agreement: int = 2
+    max_new_tokens: int = 256
+    gate: GateConfig = GateConfig()
