@@ -1,0 +1,88 @@
+"""The two normalisations of the encoder, both with float32 statistics under any autocast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.RMSNorm):
+    """``x / sqrt(mean(x²) + eps) * weight`` over the last axis, with the input's dtype as output.
+
+    The weight multiplies directly, without the ``1 +`` of earlier Gemma models.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` [..., dim]."""
+        # Under autocast x is bfloat16 and the weight float32; the fused kernel wants them alike.
+        wide = x.to(self.weight.dtype)
+        return F.rms_norm(wide, self.normalized_shape, self.weight, self.eps).to(x.dtype)
+
+
+@dataclass
+class NormState:
+    """Running statistics of one :class:`CumulativeGroupNorm`.
+
+    Attributes:
+        mean: sum of the frames' means, float64 [B].
+        variance: sum of the frames' mean squared distances from the running mean, float64 [B].
+        frames: how many frames these sums cover.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    frames: int = 0
+
+    @classmethod
+    def initial(cls, device: torch.device) -> NormState:
+        """State of one stream (B = 1) before its first frame."""
+        zeros = torch.zeros(1, dtype=torch.float64, device=device)
+        return cls(zeros, zeros.clone())
+
+
+class CumulativeGroupNorm(nn.Module):
+    """Group normalisation with one group, over the channels and bins of all frames so far.
+
+    Frame t is normalised by the mean ``μ_t`` of everything up to t and by ``Q_t``, the sum of the
+    squared distances of each frame s <= t from its own ``μ_s`` (``Gemma3nAudioCumulativeGroupNorm``
+    in transformers' ``modeling_gemma3n.py``). That is not the variance about ``μ_t``, and it makes
+    the sums extensible without keeping any frame.
+
+    Args:
+        channels: C; the learned scale is per channel.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor, state: NormState | None = None) -> Tensor:
+        """Normalise ``x`` [B, C, T, F]; with a state, as the continuation of what it has seen."""
+        wide = x.float()
+        # Every frame has the same number of values, so sums over values become sums over frames of
+        # per-frame moments, Σ(x - μ)² = var + (mean - μ)²: one pass over x, and nothing cancels.
+        frame_variance, frame_mean = (
+            moment.double() for moment in torch.var_mean(wide, dim=(1, 3), correction=0)
+        )
+        seen = state.frames if state else 0
+        count = torch.arange(seen + 1, seen + 1 + x.shape[2], dtype=torch.float64, device=x.device)
+        mean_sum = frame_mean.cumsum(1)
+        if state:
+            mean_sum = mean_sum + state.mean[:, None]
+        mean = mean_sum / count
+        variance_sum = (frame_variance + (frame_mean - mean).square()).cumsum(1)
+        if state:
+            variance_sum = variance_sum + state.variance[:, None]
+        variance = variance_sum / count
+        if state and x.shape[2]:
+            state.mean = mean_sum[:, -1].clone()
+            state.variance = variance_sum[:, -1].clone()
+            state.frames += x.shape[2]
+        scale = torch.rsqrt(variance + self.eps).float()[:, None, :, None]
+        scale = scale * self.weight.float()[:, None, None]
+        return ((wide - mean.float()[:, None, :, None]) * scale).to(x.dtype)
