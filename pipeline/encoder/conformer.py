@@ -16,7 +16,9 @@ start at one and ``per_dim_scale`` at zero, where it stands for the usual ``1 / 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -169,6 +171,11 @@ class AudioEncoder(nn.Module):
         """Mel frames per soft encoding (16 as published)."""
         return self.frame_stride * self.config.conf_reduction_factor
 
+    @property
+    def blocks(self) -> Iterable[ConformerBlock]:
+        """The conformer blocks in order (a ``ModuleList`` does not say what it holds)."""
+        return cast("Iterable[ConformerBlock]", self.conformer)
+
     def window_mask(self, frames: int, seen: int = 0) -> Tensor:
         """The attention mask for ``frames`` conformer frames after ``seen`` earlier ones."""
         return window_mask(
@@ -185,9 +192,10 @@ class AudioEncoder(nn.Module):
         This is where a frame-level training loss (CTC) attaches; :meth:`reduce` does the rest.
         """
         x: Tensor = self.subsample_conv_projection(mel)
-        mask = self.window_mask(x.shape[1])
-        for block in self.conformer:
-            x = block(x, mask)
+        if x.shape[1]:
+            mask = self.window_mask(x.shape[1])
+            for block in self.blocks:
+                x = block(x, mask)
         return x
 
     def reduce(self, frames: Tensor, seen: int = 0) -> Tensor:

@@ -79,7 +79,7 @@ class CumulativeGroupNorm(nn.Module):
         if state:
             variance_sum = variance_sum + state.variance[:, None]
         variance = variance_sum / count
-        if state and x.shape[2]:
+        if state:
             state.mean = mean_sum[:, -1].clone()
             state.variance = variance_sum[:, -1].clone()
             state.frames += x.shape[2]

@@ -62,7 +62,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Whole sequence, [B, C_in, T, F_in] -> [B, C_out, ceil(T / stride), F_out]."""
-        return F.relu(self.norm(self.conv(F.pad(x, (0, 0, 0, self.kernel - 1)))))
+        return self._convolve(F.pad(x, (0, 0, 0, self.kernel - 1)))
 
     def initial_state(self) -> ConvState:
         """State of a stream before its first frame."""
@@ -82,9 +82,12 @@ class ConvBlock(nn.Module):
         frames = max(0, (x.shape[2] - self.kernel) // self.stride + 1)
         # A slice would keep the whole piece alive behind the few frames that are needed.
         state.tail = x[:, :, frames * self.stride :].clone()
-        if not frames:
-            return x.new_zeros(1, self.conv.out_channels, 0, self.bins_out)
-        return F.relu(self.norm(self.conv(x), state.norm))
+        return self._convolve(x, state.norm)
+
+    def _convolve(self, x: Tensor, norm: NormState | None = None) -> Tensor:
+        if x.shape[2] < self.kernel:
+            return x.new_zeros(x.shape[0], self.conv.out_channels, 0, self.bins_out)
+        return F.relu(self.norm(self.conv(x), norm))
 
 
 class SubSampleConvProjection(nn.Module):
@@ -98,7 +101,7 @@ class SubSampleConvProjection(nn.Module):
         self.input_proj_linear = nn.Linear(features, config.hidden_size, bias=False)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Whole sequence, mel [B, T, F] -> [B, ceil(ceil(T / 2) / 2), hidden] with strides of 2."""
+        """Whole sequence, mel [B, T, F] -> [B, ceil(T / 4), hidden] with the published strides."""
         x = mel.to(self.conv_0.conv.weight.dtype)[:, None]
         return self._project(self.conv_1(self.conv_0(x)))
 

@@ -1,0 +1,132 @@
+"""The encoder for audio that is still arriving: the whole-sequence form, cut anywhere.
+
+A soft encoding is returned as soon as every mel frame that it depends on is there, and is the one
+that :class:`~pipeline.encoder.conformer.AudioEncoder` computes for the whole clip, up to float32
+rounding. What a stream has to remember does not grow: at most ``kernel - 1`` frames before each
+convolution, the sums of the cumulative group norms (in float64, so that hours add up), and per
+block the keys and values of 12 frames and the convolution input of 4. As published, encoding k
+needs the mel frames up to ``16 k + 6``, which is the first ``2560 k + 1472`` samples.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from pipeline.encoder.conformer import AudioEncoder, BlockState
+from pipeline.encoder.subsample import ConvState
+
+
+@dataclass
+class EncoderState:
+    """Everything that the encoder remembers of one stream.
+
+    Attributes:
+        stem: state of the two convolution blocks.
+        blocks: state of each conformer block.
+        frames: conformer frames so far; decides which frames the reduction keeps.
+    """
+
+    stem: tuple[ConvState, ConvState]
+    blocks: list[BlockState]
+    frames: int = 0
+
+    def clone(self) -> Self:
+        """An independent copy, from which the stream can go on in another way."""
+        return copy.deepcopy(self)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, with whatever storage they keep alive."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in _tensors(self))
+
+
+class StreamingEncoder:
+    """Encode any number of streams incrementally with the weights of one encoder.
+
+    The table of relative positions of each block is computed once, so the encoder's weights must
+    not change afterwards.
+
+    Args:
+        encoder: the whole-sequence encoder; its weights are shared, not copied.
+    """
+
+    @torch.no_grad()
+    def __init__(self, encoder: AudioEncoder) -> None:
+        self.encoder = encoder
+        self.positions: list[Tensor] = [
+            block.attention.attn.relative_position_embedding().contiguous() for block in encoder.blocks
+        ]
+
+    def initial_state(self) -> EncoderState:
+        """State of a stream before its first frame."""
+        return EncoderState(
+            stem=self.encoder.subsample_conv_projection.initial_state(),
+            blocks=[block.initial_state() for block in self.encoder.blocks],
+        )
+
+    def reset(self, state: EncoderState) -> None:
+        """Make ``state`` that of a new stream."""
+        fresh = self.initial_state()
+        state.stem, state.blocks, state.frames = fresh.stem, fresh.blocks, fresh.frames
+
+    def push(self, state: EncoderState, mel: Tensor) -> Tensor:
+        """Continue a stream.
+
+        Args:
+            state: the stream's state, which this call advances.
+            mel: the next log-mel frames, [T, F] with T >= 0.
+
+        Returns:
+            The soft encodings that became certain, [n, hidden] with n >= 0.
+
+        Raises:
+            ValueError: ``mel`` has another shape.
+        """
+        return self._step(state, mel, last=False)
+
+    def flush(self, state: EncoderState) -> Tensor:
+        """End a stream as the whole-sequence form ends a clip, and reset its state.
+
+        The zeros that the convolutions see behind the last frame are log-mel values louder than
+        speech. Where it matters, push the frames of some 160 ms of silence first.
+
+        Returns:
+            The remaining soft encodings, [n, hidden] with n <= 1 as published.
+        """
+        tail = self._step(state, torch.zeros(0, self.encoder.config.input_feat_size), last=True)
+        self.reset(state)
+        return tail
+
+    @torch.no_grad()
+    def _step(self, state: EncoderState, mel: Tensor, *, last: bool) -> Tensor:
+        bins = self.encoder.config.input_feat_size
+        if mel.ndim != 2 or mel.shape[1] != bins:
+            raise ValueError(f"mel must have the shape [frames, {bins}], got {list(mel.shape)}")
+        stem = self.encoder.subsample_conv_projection
+        x = stem.step(mel[None].to(stem.input_proj_linear.weight.device), state.stem, last=last)
+        seen, frames = state.frames, x.shape[1]
+        if frames:
+            mask = self.encoder.window_mask(frames, seen)
+            for block, memory, positions in zip(
+                self.encoder.blocks, state.blocks, self.positions, strict=True
+            ):
+                x = block(x, mask, memory, positions)
+            state.frames += frames
+        return self.encoder.reduce(x, seen)[0]
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif is_dataclass(state):
+        for field in fields(state):
+            yield from _tensors(getattr(state, field.name))
+    elif isinstance(state, (tuple, list)):
+        for item in state:
+            yield from _tensors(item)
