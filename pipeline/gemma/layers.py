@@ -1,0 +1,137 @@
+"""The decoder's building blocks: norms, LAuReL, AltUp and the feed-forward.
+
+Formulas follow transformers' ``models/gemma3n/modeling_gemma3n.py``; attributes are named as the published
+checkpoint names its tensors below ``model.language_model.layers.N.``.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.config import TextConfig
+
+
+class RMSNorm(nn.RMSNorm):
+    """``x / sqrt(mean(x²) + eps) * weight`` over the last axis; float32 inside, the input's dtype out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` [..., dim]."""
+        weight = None if self.weight is None else self.weight.float()
+        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).to(x.dtype)
+
+
+class LaurelBlock(nn.Module):
+    """Learned augmented residual: ``x + norm(W_right W_left x)`` (Menghani et al. 2024, arXiv:2411.07501)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.linear_left = nn.Linear(config.hidden_size, config.laurel_rank, bias=False)
+        self.linear_right = nn.Linear(config.laurel_rank, config.hidden_size, bias=False)
+        self.post_laurel_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> the same; ``x`` is the normed input of the layer."""
+        augmented: Tensor = x + self.post_laurel_norm(self.linear_right(self.linear_left(x)))
+        return augmented
+
+
+class AltUp(nn.Module):
+    """Alternating updates: the layer computes one stream, the others are predicted and corrected.
+
+    Baykal et al. 2023, arXiv:2301.13310. Streams are stacked in front: [streams, B, T, hidden].
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        streams, hidden = config.altup_num_inputs, config.hidden_size
+        self.streams, self.active = streams, config.altup_active_idx
+        self.clip, self.scaled = config.altup_coef_clip, config.altup_correct_scale
+        self.router_scale = 1.0 / hidden
+        self.correct_output_scale = nn.Parameter(torch.zeros(hidden))
+        self.correction_coefs = nn.Linear(streams, streams, bias=False)
+        self.prediction_coefs = nn.Linear(streams, streams**2, bias=False)
+        self.modality_router = nn.Linear(hidden, streams, bias=False)
+        self.router_norm = RMSNorm(hidden, eps=config.rms_norm_eps)
+
+    def modalities(self, x: Tensor) -> Tensor:
+        """Router of one stream, [B, T, hidden] -> float32 [B, T, streams]."""
+        return torch.tanh(self.modality_router(self.router_norm(x) * self.router_scale).float())
+
+    def predict(self, streams: Tensor) -> Tensor:
+        """All streams before the layer, [streams, B, T, hidden] -> the same."""
+        modalities = self.modalities(streams[self.active])
+        coefficients = self._coefficients(self.prediction_coefs, modalities)
+        mixing = coefficients.unflatten(-1, (self.streams, self.streams)).to(streams.dtype)
+        # mixing[b, t, i, j]: how much of stream j goes into the prediction of stream i.
+        return streams + torch.einsum("btij,jbth->ibth", mixing, streams)
+
+    def correct(self, predictions: Tensor, activated: Tensor) -> Tensor:
+        """All streams after the layer, from its output ``activated`` [B, T, hidden]."""
+        modalities = self.modalities(activated)
+        innovation = activated - predictions[self.active]
+        gain = self._coefficients(self.correction_coefs, modalities) + 1.0
+        return predictions + gain.to(predictions.dtype).movedim(-1, 0).unsqueeze(-1) * innovation
+
+    def scale_output(self, x: Tensor) -> Tensor:
+        """The corrected active stream as the per-layer input sees it."""
+        scaled: Tensor = (x.float() * self.correct_output_scale.float()).to(x.dtype)
+        return scaled
+
+    def _coefficients(self, linear: nn.Linear, modalities: Tensor) -> Tensor:
+        weight = linear.weight.float()
+        if self.clip is not None and self.training:
+            weight = weight.clamp(-self.clip, self.clip)
+        with torch.autocast(modalities.device.type, enabled=False):
+            return F.linear(modalities, weight)
+
+
+class MLP(nn.Module):
+    """Gated feed-forward, of which the first layers keep few gate units (Gaussian top-k).
+
+    The threshold assumes the gate's pre-activations normally distributed, ``mean + std * Phi^-1(sparsity)``
+    over the width in use (spark transformer, You et al. 2025, arXiv:2506.06644). Any prefix of the width is
+    a MatFormer sub-model (Devvrit et al. 2023, arXiv:2310.07707).
+    """
+
+    def __init__(self, config: TextConfig, layer: int) -> None:
+        super().__init__()
+        hidden, width = config.hidden_size, config.intermediate_size[layer]
+        sparsity = config.activation_sparsity_pattern[layer]
+        self.threshold = NormalDist().inv_cdf(sparsity) if sparsity > 0 else None
+        self.gate_proj = nn.Linear(hidden, width, bias=False)
+        self.up_proj = nn.Linear(hidden, width, bias=False)
+        self.down_proj = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x: Tensor, width: int | None = None) -> Tensor:
+        """[..., hidden] -> the same, through the first ``width`` units; None means all."""
+        gate_weight, up_weight, down_weight = (
+            self.gate_proj.weight,
+            self.up_proj.weight,
+            self.down_proj.weight,
+        )
+        if width is not None and width < gate_weight.shape[0]:
+            gate_weight, up_weight, down_weight = (
+                gate_weight[:width],
+                up_weight[:width],
+                down_weight[:, :width],
+            )
+        gate = F.linear(x, gate_weight)
+        if self.threshold is not None:
+            variance, mean = torch.var_mean(gate.float(), dim=-1, correction=0, keepdim=True)
+            gate = F.relu(gate - (mean + variance.sqrt() * self.threshold).to(gate.dtype))
+        return F.linear(F.gelu(gate, approximate="tanh") * F.linear(x, up_weight), down_weight)
+
+
+def match_magnitude(x: Tensor, reference: Tensor) -> Tensor:
+    """``x`` with the RMS of ``reference`` over the last axis, both [..., hidden]."""
+    target = reference.float().square().mean(-1, keepdim=True).sqrt()
+    own = x.float().square().mean(-1, keepdim=True).clamp(min=1e-5).sqrt()
+    return (x.float() * (target / own)).to(x.dtype)
+
+
+SQRT_HALF = math.sqrt(0.5)
