@@ -27,6 +27,7 @@ MIN_FREQUENCY = 125.0
 MAX_FREQUENCY = 7600.0
 MEL_FLOOR = 1e-5
 
+_BLOCK = 64  # frames that are transformed at once: they stay in the cache, and a long recording fits
 _KEEP = np.float32(1.0 - 0.97)  # what pre-emphasis leaves of a frame's first sample (HTK's way)
 _PREEMPHASIS = np.float32(0.97)
 _FLOOR = np.float32(MEL_FLOOR)
@@ -93,9 +94,11 @@ def log_mel(waveform: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         raise ValueError(
             f"out must be contiguous float32 {list(expected)}, got {out.dtype} {list(out.shape)}"
         )
-    frames = np.empty((len(out), FRAME_LENGTH), dtype=np.float32)
-    _window_frames(waveform, _WINDOW, frames)
-    _log_triangles(np.fft.rfft(frames, n=FFT_LENGTH), _FIRST, _OFFSETS, _WEIGHTS, out)
+    for start in range(0, len(out), _BLOCK):
+        block = out[start : start + _BLOCK]
+        frames = np.empty((len(block), FRAME_LENGTH), dtype=np.float32)
+        _window_frames(waveform[start * HOP_LENGTH :], _WINDOW, frames)
+        _log_triangles(np.fft.rfft(frames, n=FFT_LENGTH), _FIRST, _OFFSETS, _WEIGHTS, block)
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

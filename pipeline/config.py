@@ -261,20 +261,52 @@ class AudioFormat:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """When speech starts and ends. Times are seconds.
+    """When speech starts and ends. Times are seconds; the gate works in frames of 0.03.
 
-    The start values are those of the field (Silero's and Riva's endpointing defaults are near them);
-    ``snr_db`` is the energy that a frame needs above the tracked noise floor, because WebRTC's detector
-    calls steady noise, hum and tones speech in every mode.
+    The start values are those of the field (Silero's and Riva's endpointing defaults are near them), the
+    two levels those at which recorded speech is still found at 5 dB above noise and steady noise is not.
+
+    Args:
+        aggressiveness: mode of WebRTC's detector, 0 (lets most through) to 3.
+        onset: how much of twice this time has to be speech for an utterance to open.
+        preroll: kept before the first speech, for soft consonants.
+        postroll: kept after the last speech.
+        hangover: without speech for this long, an utterance is over.
+        min_speech: an utterance with less speech than this is not announced.
+        max_utterance: a longer one is cut where it is quiet; at least 1.
+        snr_db: how far a frame is above the noise floor that opens an utterance.
+        release_db: how far one is at least that continues it.
+
+    Raises:
+        ValueError: a value outside its range.
     """
 
     aggressiveness: int = 2
     onset: float = 0.12
     preroll: float = 0.30
+    postroll: float = 0.25
     hangover: float = 0.60
     min_speech: float = 0.15
     max_utterance: float = 28.0
-    snr_db: float = 6.0
+    snr_db: float = 5.0
+    release_db: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.aggressiveness not in (0, 1, 2, 3):
+            raise ValueError(f"aggressiveness must be 0, 1, 2 or 3, got {self.aggressiveness!r}")
+        for name, low in (
+            ("onset", 0.0),
+            ("preroll", 0.0),
+            ("postroll", 0.0),
+            ("hangover", 0.03),
+            ("min_speech", 0.0),
+            ("max_utterance", 1.0),
+            ("release_db", 0.1),
+            ("snr_db", self.release_db),
+        ):
+            value = getattr(self, name)
+            if not low <= value < float("inf"):
+                raise ValueError(f"{name} must be a number from {low:g} up, got {value!r}")
 
 
 @dataclass(frozen=True)

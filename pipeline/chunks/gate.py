@@ -1,0 +1,253 @@
+"""Samples to utterances: where speech starts and ends, and the audio in between.
+
+Frames that may be speech (:mod:`pipeline.chunks.vad`) become utterances by four rules: an utterance opens
+when ``onset`` seconds out of the last twice as many are speech; it starts ``preroll`` seconds before the
+first of them; it closes when there was no speech for ``hangover`` seconds, and then ends ``postroll``
+seconds after the last; one that would grow longer than ``max_utterance`` is cut where it is quiet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.chunks.vad import FRAME, Frame, Vad
+from pipeline.config import SAMPLE_RATE, GateConfig
+
+SETTLING = SAMPLE_RATE
+"""Samples at the start of a stream in which nothing is known yet of the noise floor. Speech that goes on
+from before the stream is only noticed after its first dip, so an utterance that opens here starts at 0."""
+
+CUT_SEARCH = 4.0
+"""Seconds at the end of the longest utterance in which a place to cut it is looked for, at most a quarter."""
+
+CUT_FRAMES = 5
+"""Frames over which the level is averaged there (150 ms): longer than a plosive's silence inside a word."""
+
+CUT_DELAY = CUT_FRAMES // 2 * FRAME
+"""Samples that are held back there, so that the cut can be in the middle of these frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStart:
+    """An utterance starts at ``sample``, counted from the start of the stream."""
+
+    sample: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpeechAudio:
+    """The next samples of the utterance: float32 ``[n]``, the first of which is sample ``start``."""
+
+    start: int
+    samples: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnd:
+    """The utterance ends before ``sample``."""
+
+    sample: int
+
+
+GateItem = SpeechStart | SpeechAudio | SpeechEnd
+
+
+@dataclass
+class _Utterance:
+    """An utterance that has not ended. All positions are in samples of the stream."""
+
+    start: int
+    # End of its last frame of speech.
+    spoken: int
+    # Frames of speech in it, and how many it takes before it is announced with a SpeechStart.
+    frames: int
+    needed: int
+    announced: bool = False
+    # Samples before this one have been handed out.
+    sent: int = field(init=False)
+    # Levels, averaged over CUT_FRAMES, from when a quiet place to cut it comes into question.
+    quietness: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sent = self.start
+
+
+class SpeechGate:
+    """Cuts a stream of 16 kHz samples into utterances.
+
+    Where utterances start and end, and their samples, do not depend on how the input was cut; only how
+    many :class:`SpeechAudio` an utterance is handed out in does. Each sample belongs to at most one
+    utterance. Audio is handed out as soon as it is sure to belong to one: after ``postroll`` seconds
+    without speech the gate waits for either more speech or the hangover. It holds less than three seconds
+    of audio, however long a stream is silent.
+
+    Args:
+        config: when speech starts and ends.
+    """
+
+    def __init__(self, config: GateConfig) -> None:
+        self._config = config
+        self._vad = Vad(config)
+        self._onset_frames = _frames(config.onset)
+        self._min_frames = _frames(config.min_speech)
+        self._preroll = round(config.preroll * SAMPLE_RATE)
+        self._postroll = round(config.postroll * SAMPLE_RATE)
+        self._hangover = round(config.hangover * SAMPLE_RATE)
+        self._longest = round(config.max_utterance * SAMPLE_RATE)
+        self._search = min(round(CUT_SEARCH * SAMPLE_RATE), self._longest // 4)
+        # Samples that may still be handed out or have not filled a frame yet, from sample _origin on.
+        self._buffer = np.empty(0, dtype=np.float32)
+        self._origin = 0
+        # End of the last frame that was judged.
+        self._now = 0
+        # End of the last utterance: the next one starts no earlier.
+        self._ended = 0
+        # While no utterance is open: the starts of the last frames, None for those without speech.
+        self._recent: deque[int | None] = deque(maxlen=2 * self._onset_frames)
+        # Levels of the last frames.
+        self._levels: deque[float] = deque(maxlen=CUT_FRAMES)
+        self._utterance: _Utterance | None = None
+
+    @property
+    def silent_until(self) -> int:
+        """Everything before this sample is in no open and in no future utterance; it never goes back.
+
+        Without speech it stays ``preroll`` seconds behind the input, during an utterance it is its start,
+        and in the first second of a stream it is 0.
+        """
+        return self._utterance.start if self._utterance else self._earliest_start()
+
+    def push(self, samples: NDArray[np.float32]) -> list[GateItem]:
+        """Add samples and return what became certain.
+
+        Args:
+            samples: float32 ``[n]`` at 16 kHz, finite values, any number of them.
+
+        Returns:
+            Items in the order of the stream.
+        """
+        self._buffer = np.concatenate([self._buffer, samples])
+        unjudged = self._buffer[self._now - self._origin :]
+        whole = len(unjudged) // FRAME * FRAME
+        return self._judge(self._vad.push(unjudged[:whole]), FRAME)
+
+    def flush(self) -> list[GateItem]:
+        """End the utterance that is open, if any, with the samples that were pushed so far.
+
+        The stream may go on afterwards: sample numbers continue, and what was learnt of its noise stays.
+        """
+        rest = self._buffer[self._now - self._origin :]
+        padded = np.pad(rest, (0, -len(rest) % FRAME))
+        items = self._judge(self._vad.push(padded), len(rest))
+        if self._utterance:
+            items += self._close(self._utterance)
+        self._recent.clear()
+        self._trim()
+        return items
+
+    def _judge(self, frames: list[Frame], length: int) -> list[GateItem]:
+        """Let the next frames, each ``length`` samples long, open, continue and close utterances."""
+        items: list[GateItem] = []
+        for level, snr in frames:
+            start, self._now = self._now, self._now + length
+            self._levels.append(level)
+            if self._utterance:
+                items += self._continue(self._utterance, snr)
+            else:
+                self._maybe_open(start, snr)
+        if self._utterance:
+            items += self._hand_out(self._utterance, self._certain(self._utterance))
+        self._trim()
+        return items
+
+    def _maybe_open(self, start: int, snr: float) -> None:
+        speech = snr >= self._config.snr_db
+        self._recent.append(start if speech else None)
+        frames = len(self._recent) - self._recent.count(None)
+        if speech and frames >= self._onset_frames:
+            self._utterance = _Utterance(self._earliest_start(), self._now, frames, self._min_frames)
+            self._recent.clear()
+
+    def _earliest_start(self) -> int:
+        """Where an utterance starts that opens now, or at the earliest one that opens later."""
+        if self._now < SETTLING:
+            return self._ended
+        first = next((start for start in self._recent if start is not None), self._now)
+        return max(self._ended, first - self._preroll)
+
+    def _continue(self, utterance: _Utterance, snr: float) -> list[GateItem]:
+        if snr >= self._config.release_db:
+            utterance.spoken = self._now
+            utterance.frames += 1
+        if self._now - utterance.spoken >= self._hangover:
+            return self._close(utterance)
+        left = utterance.start + self._longest - self._now
+        if left < 2 * self._search and self._is_place_to_cut(utterance, left):
+            return self._cut(utterance)
+        return []
+
+    def _is_place_to_cut(self, utterance: _Utterance, left: int) -> bool:
+        """Whether all but a share of the last frames were louder, ``left`` samples before it must end.
+
+        The share grows with the third power from 0 to 1: at first only the quietest place will do.
+        """
+        level = sum(self._levels) / len(self._levels)
+        utterance.quietness.append(level)
+        searched = 1 - left / self._search
+        if searched <= 0:
+            return False
+        quieter = sum(1 for other in utterance.quietness if other < level)
+        return quieter <= searched**3 * len(utterance.quietness)
+
+    def _certain(self, utterance: _Utterance) -> int:
+        """Up to which sample audio is sure to belong to the utterance."""
+        certain = min(self._now, utterance.spoken + self._postroll)
+        if utterance.start + self._longest - self._now < self._search:
+            certain = min(certain, self._now - CUT_DELAY)
+        return max(certain, utterance.sent)
+
+    def _hand_out(self, utterance: _Utterance, until: int) -> list[GateItem]:
+        items: list[GateItem] = []
+        if not utterance.announced:
+            if utterance.frames < utterance.needed:
+                return items
+            utterance.announced = True
+            items.append(SpeechStart(utterance.start))
+        if until > utterance.sent:
+            samples = self._buffer[utterance.sent - self._origin : until - self._origin].copy()
+            items.append(SpeechAudio(utterance.sent, samples))
+            utterance.sent = until
+        return items
+
+    def _end(self, utterance: _Utterance, end: int) -> list[GateItem]:
+        items = self._hand_out(utterance, end)
+        if utterance.announced:
+            items.append(SpeechEnd(end))
+            self._ended = end
+        self._utterance = None
+        return items
+
+    def _close(self, utterance: _Utterance) -> list[GateItem]:
+        return self._end(utterance, max(min(self._now, utterance.spoken + self._postroll), utterance.sent))
+
+    def _cut(self, utterance: _Utterance) -> list[GateItem]:
+        """End the utterance and let the next one go on where it ended, if there is more speech."""
+        place = max(self._now - CUT_DELAY, utterance.sent)
+        items = self._end(utterance, place)
+        self._utterance = _Utterance(place, utterance.spoken, frames=0, needed=1)
+        return items
+
+    def _trim(self) -> None:
+        keep = self._utterance.sent if self._utterance else self._earliest_start()
+        self._buffer = self._buffer[keep - self._origin :].copy()
+        self._origin = keep
+
+
+def _frames(seconds: float) -> int:
+    """The least number of frames that last as long."""
+    return max(1, math.ceil(round(seconds * SAMPLE_RATE) / FRAME))
