@@ -55,8 +55,8 @@ def describe_frames(
 
     The level is the mean of the bands' levels, which takes a loud narrow band for what it is and which
     hardly fluctuates in noise, whatever its spectrum. The change is the mean absolute deviation of the
-    bands' level differences from their mean, both means weighted with the bands' power: a tone, a chord or
-    a bell scores near 0 while it swells or dies away, speech and noise score 1 to 4.
+    bands' level differences from their mean, both means weighted with the bands' amplitudes: a tone, a
+    chord or a bell scores near 0 while it swells or dies away, speech and noise score 2 to 5.
 
     Args:
         samples: float32 ``[frames * 480]`` at 16 kHz, contiguous.
@@ -91,7 +91,7 @@ def _describe_frames(
     bands: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    powers = np.empty(BANDS)
+    amplitudes = np.empty(BANDS)
     differences = np.empty(BANDS)
     for frame in range(spectrum.shape[0]):
         level = 0.0
@@ -105,13 +105,13 @@ def _describe_frames(
             band_level = 10.0 * math.log10(power)
             differences[band] = band_level - bands[band]
             bands[band] = band_level
-            powers[band] = power
+            amplitudes[band] = math.sqrt(power)
             level += band_level
-            total += power
-            drift += power * differences[band]
+            total += amplitudes[band]
+            drift += amplitudes[band] * differences[band]
         drift /= total
         change = 0.0
         for band in range(BANDS):
-            change += powers[band] * abs(differences[band] - drift)
+            change += amplitudes[band] * abs(differences[band] - drift)
         out[frame, _LEVEL] = level / BANDS
         out[frame, _CHANGE] = change / total

@@ -5,9 +5,8 @@ within itself, weighted with a periodic Hann window, transformed with a 1024-poi
 magnitudes are summed under 128 triangles that are evenly spaced on the HTK mel scale between 125 and
 7600 Hz. Reference: ``feature_extraction_gemma3n.py`` of transformers.
 
-Everything around the FFT is compiled; the FFT is NumPy's, in float32 as in the reference. The log of
-a nearly silent bin beside a loud tone is the log of the FFT's own rounding, so another FFT, even a
-more exact one, would not agree with what the model was trained on.
+Everything around the FFT is compiled. The FFT is NumPy's, which computes in double precision: in single
+precision its rounding beside a loud tone would exceed the floor of the logs in silent bins.
 """
 
 from __future__ import annotations

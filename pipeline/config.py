@@ -288,7 +288,7 @@ class GateConfig:
     hangover: float = 0.60
     min_speech: float = 0.15
     max_utterance: float = 28.0
-    snr_db: float = 5.0
+    snr_db: float = 4.5
     release_db: float = 3.0
 
     def __post_init__(self) -> None:

@@ -194,7 +194,7 @@ class SpeechGate:
     def _is_place_to_cut(self, utterance: _Utterance, left: int) -> bool:
         """Whether all but a share of the last frames were louder, ``left`` samples before it must end.
 
-        The share grows with the third power from 0 to 1: at first only the quietest place will do.
+        The share grows with the fourth power from 0 to 1: at first only the quietest place will do.
         """
         level = sum(self._levels) / len(self._levels)
         utterance.quietness.append(level)
@@ -202,14 +202,14 @@ class SpeechGate:
         if searched <= 0:
             return False
         quieter = sum(1 for other in utterance.quietness if other < level)
-        return quieter <= searched**3 * len(utterance.quietness)
+        return quieter <= searched**4 * len(utterance.quietness)
 
     def _certain(self, utterance: _Utterance) -> int:
         """Up to which sample audio is sure to belong to the utterance."""
         certain = min(self._now, utterance.spoken + self._postroll)
-        if utterance.start + self._longest - self._now < self._search:
+        if utterance.start + self._longest - self._now < self._search + CUT_DELAY:
             certain = min(certain, self._now - CUT_DELAY)
-        return max(certain, utterance.sent)
+        return certain
 
     def _hand_out(self, utterance: _Utterance, until: int) -> list[GateItem]:
         items: list[GateItem] = []
@@ -233,11 +233,11 @@ class SpeechGate:
         return items
 
     def _close(self, utterance: _Utterance) -> list[GateItem]:
-        return self._end(utterance, max(min(self._now, utterance.spoken + self._postroll), utterance.sent))
+        return self._end(utterance, min(self._now, utterance.spoken + self._postroll))
 
     def _cut(self, utterance: _Utterance) -> list[GateItem]:
         """End the utterance and let the next one go on where it ended, if there is more speech."""
-        place = max(self._now - CUT_DELAY, utterance.sent)
+        place = self._now - CUT_DELAY
         items = self._end(utterance, place)
         self._utterance = _Utterance(place, utterance.spoken, frames=0, needed=1)
         return items

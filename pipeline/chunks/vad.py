@@ -30,8 +30,8 @@ FLOOR_FRAMES = 50
 CHANGE_FRAMES = 32
 """Loud frames whose median spectral change is looked at, about one second of speech."""
 
-MIN_CHANGE = 0.6
-"""Median change (dB per frame) of speech: from 0.7 up in human and synthetic voices, tones are below 0.5."""
+MIN_CHANGE = 1.2
+"""Median change (dB per frame) of speech: from 1.6 up in human voices, below 0.6 in tones and most chords."""
 
 GAIN = 10.0
 """WebRTC's detector misses quiet speech (peaks below -30 dBFS), so it hears 20 dB more. Louder speech is
@@ -91,5 +91,6 @@ class Vad:
         if not voiced or snr < self._loud:
             return Frame(level, 0.0)
         self._changes.append(change)
-        steady = sorted(self._changes)[len(self._changes) // 2] < MIN_CHANGE
+        # The lower median: of the first few frames of a beep, half are its attack.
+        steady = sorted(self._changes)[(len(self._changes) - 1) // 2] < MIN_CHANGE
         return Frame(level, 0.0 if steady else snr)
