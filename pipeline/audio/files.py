@@ -86,4 +86,4 @@ def _resampled(file: soundfile.SoundFile) -> list[NDArray[np.float32]]:
         if not len(block):
             return [*pieces, resampler.flush()]
         check_amplitude(block)
-        pieces.append(resampler.push(np.ascontiguousarray(mix_down(block))))
+        pieces.append(resampler.push(mix_down(block)))

@@ -83,8 +83,8 @@ class SpeechGate:
     Where utterances start and end, and their samples, do not depend on how the input was cut; only how
     many :class:`SpeechAudio` an utterance is handed out in does. Each sample belongs to at most one
     utterance. Audio is handed out as soon as it is sure to belong to one: after ``postroll`` seconds
-    without speech the gate waits for either more speech or the hangover. It holds less than three seconds
-    of audio, however long a stream is silent.
+    without speech the gate waits for either more speech or the hangover. Between calls
+    it holds a few seconds of audio at most, however long a stream is silent.
 
     Args:
         config: when speech starts and ends.
