@@ -199,11 +199,16 @@ class ModelConfig:
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
-        return cls.from_dict(raw)
+        if not isinstance(raw, dict):
+            raise CheckpointError(f"{path}: expected a JSON object, got {type(raw).__name__}")
+        try:
+            return cls.from_dict(raw)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path}: a value is not of its type: {error}") from None
 
 
-def _per_layer(name: str, values: Any, layers: int) -> tuple[Any, ...]:
-    values = tuple(values)
+def _per_layer(name: str, given: Any, layers: int) -> tuple[Any, ...]:
+    values = tuple(given)
     if len(values) != layers:
         raise CheckpointError(f"config.json: {name} has {len(values)} entries for {layers} layers")
     return values

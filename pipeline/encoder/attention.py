@@ -39,8 +39,11 @@ class RelativePositionEmbedding(nn.Module):
         self.pos_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         timescales = config.hidden_size // 2
         increment = math.log(MAX_TIMESCALE) / max(timescales - 1, 1)
+        # On the CPU by name: no checkpoint brings it, so it must be there even in a model laid out on "meta".
         self.register_buffer(
-            "inv_timescales", torch.exp(torch.arange(timescales) * -increment), persistent=False
+            "inv_timescales",
+            torch.exp(torch.arange(timescales, device="cpu") * -increment),
+            persistent=False,
         )
 
     def forward(self) -> Tensor:

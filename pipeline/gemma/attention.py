@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,19 +12,59 @@ from pipeline.config import TextConfig
 from pipeline.gemma.layers import RMSNorm
 
 
-def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of RoPE (Su et al. 2021), float32 [T, head_dim] each, for ``positions`` [T]."""
-    exponent = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
-    angle = positions.float()[:, None] * (theta**-exponent)
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos(), angle.sin()
+class View(NamedTuple):
+    """What the queries of one pass through the layers of one kind, sliding or full, need to know.
+
+    Attributes:
+        cos: cosines of RoPE (Su et al. 2021, arXiv:2104.09864) for the queries, float32 [T, head_dim].
+        sin: sines.
+        visible: how many of the last keys any query may see.
+        mask: bool [T, visible], true where attention is allowed; None if that is plain causal, or everything
+            for a single query.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    visible: int
+    mask: Tensor | None
+
+    @classmethod
+    def of_last(
+        cls,
+        queries: int,
+        keys: int,
+        *,
+        head_dim: int,
+        theta: float,
+        window: int | None,
+        device: torch.device,
+    ) -> View:
+        """View of the last ``queries`` of ``keys`` positions.
+
+        Args:
+            queries: T >= 1.
+            keys: length of the sequence so far, the queries included.
+            head_dim: width of a head.
+            theta: base of RoPE.
+            window: how many keys a query sees, its own included; None for all.
+            device: where the tensors lie.
+        """
+        frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=device).float() / head_dim)
+        positions = torch.arange(keys - queries, keys, device=device)
+        angle = positions.float()[:, None] * frequencies
+        angle = torch.cat([angle, angle], dim=-1)
+        visible = keys if window is None else min(keys, window + queries - 1)
+        mask = None
+        if queries > 1 and (queries < keys or (window is not None and keys > window)):
+            distance = positions[:, None] - torch.arange(keys - visible, keys, device=device)
+            mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        return cls(angle.cos(), angle.sin(), visible, mask)
 
 
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, view: View) -> Tensor:
     """Apply RoPE to ``x`` [B, heads, T, head_dim], halves rotated against each other."""
-    cos, sin = (part.to(x.dtype) for part in table)
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return x * view.cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * view.sin.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -42,37 +84,35 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(head_dim, eps=config.rms_norm_eps)
             self.v_norm = RMSNorm(head_dim, eps=config.rms_norm_eps, elementwise_affine=False)
 
-    def keys_values(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tensor, view: View) -> tuple[Tensor, Tensor]:
         """Normed, rotated keys and normed values of ``x`` [B, T, hidden], [B, kv_heads, T, head_dim] each."""
-        key = rotate(self.k_norm(self._split(self.k_proj(x))), table)
+        key = rotate(self.k_norm(self._split(self.k_proj(x))), view)
         return key, self.v_norm(self._split(self.v_proj(x)))
 
-    def forward(
-        self,
-        x: Tensor,
-        table: tuple[Tensor, Tensor],
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor | None,
-    ) -> Tensor:
-        """Attend from ``x`` [B, T, hidden] to all keys.
+    def forward(self, x: Tensor, view: View, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend to all keys that ``view`` allows.
 
         Args:
-            x: the layer's normed input.
-            table: of :func:`rotary_table` for the positions of ``x``.
+            x: the layer's normed input, [B, T, hidden].
+            view: of its T positions, the last of S.
             keys: [B, kv_heads, S, head_dim].
             values: the same.
-            mask: bool [T, S], true where attention is allowed; None for plain causal with S = T.
 
         Returns:
             [B, T, hidden].
         """
-        query = rotate(self.q_norm(self._split(self.q_proj(x))), table)
+        query = rotate(self.q_norm(self._split(self.q_proj(x))), view)
         attended = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=True
+            query,
+            keys[:, :, -view.visible :],
+            values[:, :, -view.visible :],
+            attn_mask=view.mask,
+            is_causal=view.mask is None and x.shape[1] > 1,
+            scale=1.0,
+            enable_gqa=True,
         )
         out: Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)

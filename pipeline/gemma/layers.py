@@ -21,8 +21,9 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` [..., dim]."""
-        weight = None if self.weight is None else self.weight.float()
-        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).to(x.dtype)
+        # The fused kernel wants both of one type; it computes in float32 whatever that is.
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class LaurelBlock(nn.Module):
@@ -66,7 +67,7 @@ class AltUp(nn.Module):
         """All streams before the layer, [streams, B, T, hidden] -> the same."""
         modalities = self.modalities(streams[self.active])
         coefficients = self._coefficients(self.prediction_coefs, modalities)
-        mixing = coefficients.unflatten(-1, (self.streams, self.streams)).to(streams.dtype)
+        mixing = torch.unflatten(coefficients, -1, (self.streams, self.streams)).to(streams.dtype)
         # mixing[b, t, i, j]: how much of stream j goes into the prediction of stream i.
         return streams + torch.einsum("btij,jbth->ibth", mixing, streams)
 
