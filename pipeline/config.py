@@ -134,7 +134,7 @@ class AudioConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """Read ``audio_config``; a right context other than 0 could not be streamed exactly and is refused."""
+        """Read ``audio_config``; a right context other than 0, which cannot be streamed, is refused."""
         config = _from_fields(cls, raw)
         if config.conf_attention_context_right != 0:
             raise CheckpointError(

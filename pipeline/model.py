@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.audio.mel import MelFrontend, log_mel
 from pipeline.checkpoint import Checkpoint, locate
@@ -19,20 +18,12 @@ from pipeline.config import ModelConfig
 from pipeline.encoder.conformer import AudioEncoder
 from pipeline.encoder.embedder import MultimodalEmbedder
 from pipeline.encoder.streaming import StreamingEncoder
-from pipeline.errors import AudioError, CheckpointError
+from pipeline.errors import AudioError
 from pipeline.gemma.cache import KVCache
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.prompt import Prompt, PromptTemplate
 from pipeline.gemma.tokenizer import Tokenizer
-
-TABLE = "model.language_model.embed_tokens_per_layer.weight"
-
-IGNORED = (
-    r"model\.vision_tower\.",
-    r"model\.embed_vision\.",
-    r"lm_head\.weight$",  # tied to the input embeddings
-)
-"""What a checkpoint may have beside the parts that speech and text need."""
+from pipeline.layout import PER_LAYER_TABLE, check, empty_parts, slice_config
 
 
 class Gemma3n:
@@ -99,7 +90,7 @@ class Gemma3n:
             tensors = {}
             for name, empty in part.state_dict().items():
                 full = f"{prefix}.{name}"
-                table = full == TABLE
+                table = full == PER_LAYER_TABLE
                 tensors[name] = checkpoint.read(
                     full,
                     shape=empty.shape,
@@ -259,13 +250,10 @@ class Gemma3n:
         start = cache.length + len(token_ids)
         hidden = self._hidden(cache, [*token_ids, *guess], audio, keep=len(guess) + 1)
         choices = self._choose(hidden)
-        accepted = 0
-        while (
-            accepted < len(guess)
-            and choices[accepted] == guess[accepted]
-            and choices[accepted] not in stop_ids
-        ):
-            accepted += 1
+        # Where the draft is first wrong, a stop id in it counting as wrong.
+        accepted = next(
+            (i for i, token in enumerate(guess) if token != choices[i] or token in stop_ids), len(guess)
+        )
         cache.truncate(start + accepted)
         output, choice = guess[:accepted], choices[accepted]
         while len(output) < max_new_tokens and choice not in stop_ids:
@@ -366,56 +354,6 @@ class AudioStream:
         encodings = self._encoder.push(self._state, self._model._as_mel(frames))
         tokens: Tensor = self._model.embed_audio(encodings)
         return tokens.float()
-
-
-def empty_parts(config: ModelConfig) -> dict[str, nn.Module]:
-    """The parts of a model by the prefix of their tensors' names, with shapes but without weights."""
-    with torch.device("meta"):
-        return {
-            "model.audio_tower": AudioEncoder(config.audio),
-            "model.embed_audio": MultimodalEmbedder(config.audio, config.text.hidden_size),
-            "model.language_model": Decoder(config.text),
-        }
-
-
-def check(checkpoint: Checkpoint, config: ModelConfig) -> None:
-    """See that a checkpoint has the tensors of its configuration and no others.
-
-    Raises:
-        CheckpointError: names what is missing, superfluous and misshapen.
-    """
-    expected = {
-        f"{prefix}.{name}": tensor.shape
-        for prefix, part in empty_parts(config).items()
-        for name, tensor in part.state_dict().items()
-    }
-    # Published checkpoints carry keys and values of layers that never use them.
-    shared = "|".join(
-        str(layer) for layer in range(config.text.first_shared_layer, config.text.num_hidden_layers)
-    )
-    dead = rf"model\.language_model\.layers\.({shared})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\."
-    checkpoint.check(expected, (*IGNORED, dead) if shared else IGNORED)
-
-
-def slice_config(config: ModelConfig, ffn_widths: int | Sequence[int]) -> ModelConfig:
-    """The configuration of a MatFormer sub-model (Devvrit et al. 2023, arXiv:2310.07707).
-
-    Args:
-        config: of the whole model.
-        ffn_widths: one for all layers or one per layer.
-
-    Raises:
-        CheckpointError: a width is not between 1 and the layer's own, or their number is not that of layers.
-    """
-    own = config.text.intermediate_size
-    widths = (ffn_widths,) * len(own) if isinstance(ffn_widths, int) else tuple(ffn_widths)
-    if len(widths) != len(own) or not all(
-        1 <= width <= most for width, most in zip(widths, own, strict=True)
-    ):
-        raise CheckpointError(
-            f"ffn_widths must be {len(own)} widths of at most {list(own)}, got {list(widths)}"
-        )
-    return dataclasses.replace(config, text=dataclasses.replace(config.text, intermediate_size=widths))
 
 
 def _samples(waveform: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:

@@ -19,6 +19,8 @@ from torch import nn
 from transformers import Gemma3nAudioFeatureExtractor, Gemma3nConfig, Gemma3nForConditionalGeneration
 from transformers.models.gemma3n import modeling_gemma3n
 
+from pipeline.model import Gemma3n
+
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -54,9 +56,9 @@ def random_text_config(rng: random.Random) -> dict[str, Any]:
     return {
         "vocab_size": text_tokens + 16,
         "vocab_size_per_layer_input": text_tokens,
-        "hidden_size": heads * rng.choice([12, 16, 24]),
-        "hidden_size_per_layer_input": rng.choice([4, 6, 8]),
-        "intermediate_size": [8 * rng.randint(3, 12) for _ in range(layers)],
+        "hidden_size": rng.choice([32, 48, 64]),
+        "hidden_size_per_layer_input": rng.choice([12, 16, 20]),
+        "intermediate_size": [16 * rng.randint(8, 16) for _ in range(layers)],
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": rng.choice([n for n in (1, 2, 4) if heads % n == 0]),
@@ -70,12 +72,12 @@ def random_text_config(rng: random.Random) -> dict[str, Any]:
         },
         "rms_norm_eps": rng.choice([1e-6, 1e-5]),
         "final_logit_softcapping": rng.choice([5.0, 30.0]),
-        "activation_sparsity_pattern": [rng.choice([0.0, 0.5, 0.95]) for _ in range(layers)],
+        "activation_sparsity_pattern": [rng.choice([0.0, 0.5, 0.9]) for _ in range(layers)],
         "altup_num_inputs": rng.randint(2, 4),
         "altup_active_idx": 0,
         "altup_coef_clip": 120.0,
         "altup_correct_scale": rng.choice([True, False]),
-        "laurel_rank": rng.choice([2, 4, 8]),
+        "laurel_rank": rng.choice([8, 12, 16]),
         "max_position_embeddings": 4096,
     }
 
@@ -116,22 +118,27 @@ def random_config(rng: random.Random) -> Gemma3nConfig:
     )
 
 
-@torch.no_grad()
 def build(config: Gemma3nConfig, seed: int) -> Gemma3nForConditionalGeneration:
     """A model with random weights, all of them: also those that usually start at one or zero."""
     torch.manual_seed(seed)
     with without_vision():
         model = Gemma3nForConditionalGeneration(config).eval()
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
+    scramble(model)
+    return model
+
+
+@torch.no_grad()
+def scramble(module: nn.Module) -> None:
+    """Give ``module`` random weights that keep magnitudes as they are."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("q_norm.weight"):
+            # Attention has no scale of its own. Saturated, it would only magnify rounding.
+            scale = len(parameter) ** -0.5
+            parameter.normal_(scale, 0.3 * scale)
+        elif parameter.ndim == 1:
             parameter.normal_(1.0, 0.3)
-        elif name.endswith("q_norm.weight"):
-            parameter.normal_(config.text_config.head_dim**-0.5, 0.1)
-        elif "embed" in name and "projection" not in name:
-            parameter.normal_(0.0, parameter.shape[1] ** -0.5)
         else:
             parameter.normal_(0.0, parameter[0].numel() ** -0.5)
-    return model
 
 
 def load(folder: Path) -> Gemma3nForConditionalGeneration:
@@ -172,6 +179,48 @@ def logits(
     if samples is not None:
         inputs["input_features"], inputs["input_features_mask"] = _features(samples)
     return model(**inputs, use_cache=False).logits[0]
+
+
+def parity(seed: int, folder: Path) -> dict[str, float]:
+    """Largest absolute errors of Surtitle's model against transformers', by kind of output.
+
+    Args:
+        seed: of configuration, weights and inputs; odd ones write the checkpoint in many shards.
+        folder: an empty one, for the checkpoint that transformers writes and Surtitle reads.
+
+    Returns:
+        ``text``: of the logits of text; ``soft_tokens``: of audio's soft tokens; ``mixed``: of the logits of
+        text around audio.
+    """
+    rng = random.Random(seed)
+    config = random_config(rng)
+    reference = build(config, seed)
+    reference.save_pretrained(folder, max_shard_size="60KB" if seed % 2 else "1GB")
+    model = Gemma3n.from_pretrained(folder)
+    text_tokens = config.text_config.vocab_size_per_layer_input
+    text = [rng.randrange(text_tokens) for _ in range(rng.randint(1, 48))]
+    samples = waveform(rng, rng.uniform(0.1, 4.0))
+    expected = soft_tokens(reference, samples)
+    audio = model.encode_audio(samples)
+    # Ours may have one more, of nothing but the zeros with which the waveform is padded.
+    if not len(expected) <= len(audio) <= len(expected) + 1:
+        raise AssertionError(f"{len(audio)} soft tokens, expected {len(expected)}")
+    useful = audio[: len(expected)]
+    # The reference fills up with the embedding of the last audio id; the same id does that here.
+    fill = config.audio_soft_tokens_per_image - len(useful)
+    before, after = [*text, config.boa_token_id], [config.eoa_token_id, *text]
+    placed = [config.audio_token_id] * len(useful) + [config.text_config.vocab_size - 1] * fill
+    padded = [config.audio_token_id] * config.audio_soft_tokens_per_image
+    mixed = logits(reference, [*before, *padded, *after], samples)
+    return {
+        "text": _largest(logits(reference, text) - model.logits(text)),
+        "soft_tokens": _largest(expected - useful),
+        "mixed": _largest(mixed - model.logits([*before, *placed, *after], useful)),
+    }
+
+
+def _largest(errors: torch.Tensor) -> float:
+    return float(errors.abs().max())
 
 
 def _features(samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

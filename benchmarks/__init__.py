@@ -1,0 +1,1 @@
+"""What is measured, each as ``python -m benchmarks.NAME``."""
