@@ -278,18 +278,17 @@ class Gemma3n:
 
     def _embed(self, ids: Tensor, audio: Tensor | None) -> Tensor:
         config, device = self.config, self.language_model.embed_tokens.weight.device
-        is_hard = ids >= self._first_hard_id
-        embeddings = self.language_model.embed(torch.where(is_hard, 0, ids).to(device))
-        places = ids == config.audio_token_id
+        is_text = (ids >= 0) & (ids < self._first_hard_id)
+        is_soft = ids == config.audio_token_id
+        is_hard = ~(is_text | is_soft)
         count = 0 if audio is None else len(audio)
-        if int(places.sum()) != count:
-            raise ValueError(f"{int(places.sum())} audio soft-token ids for {count} soft tokens")
+        if int(is_soft.sum()) != count:
+            raise ValueError(f"{int(is_soft.sum())} audio soft-token ids for {count} soft tokens")
+        embeddings = self.language_model.embed(torch.where(is_text, ids, 0).to(device))
         if audio is not None and count:
-            embeddings[places.to(device)] = audio.to(device, embeddings.dtype)
-        is_hard &= ~places
+            embeddings[is_soft.to(device)] = audio.to(device, embeddings.dtype)
         if is_hard.any():
-            hard = ids[is_hard]
-            offset = config.audio.vocab_offset
+            hard, offset = ids[is_hard], config.audio.vocab_offset
             if hard.min() < offset or hard.max() >= offset + config.audio.vocab_size:
                 raise ValueError(f"ids without an embedding for text or audio: {hard.tolist()}")
             embeddings[is_hard.to(device)] = self.embed_audio.hard(hard.to(device)).to(embeddings.dtype)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import Gemma3nTextConfig
+from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextAltUp
+
+from pipeline.config import TextConfig
+from pipeline.gemma.layers import MLP, AltUp, match_magnitude
+from tests import reference
+
+CONFIG = TextConfig.from_dict(
+    {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_kv_shared_layers": 0,
+        "intermediate_size": 2000,
+        "activation_sparsity_pattern": [0.95, 0.0],
+        "altup_num_inputs": 3,
+        "altup_coef_clip": 0.2,
+    }
+)
+
+
+def test_gaussian_top_k_keeps_the_share_of_units_it_promises():
+    """Over the width in use, also if that is only a part of the layer."""
+    torch.manual_seed(0)
+    mlp = MLP(CONFIG, 0)
+    kept = []
+    mlp.down_proj.weight.data.zero_()
+    x = torch.randn(200, 32)
+    for width in (2000, 1000):
+        seen: list[torch.Tensor] = []
+        original = torch.nn.functional.gelu
+
+        def spy(gate, approximate, seen=seen, original=original):
+            seen.append(gate)
+            return original(gate, approximate=approximate)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.functional, "gelu", spy)
+            mlp(x, width)
+        kept.append((seen[0] > 0).float().mean().item())
+
+    assert kept == pytest.approx([0.05, 0.05], abs=0.01)
+
+
+def test_dense_layers_keep_all_units():
+    mlp = MLP(CONFIG, 1)
+    assert mlp.threshold is None
+
+
+def test_altup_clips_its_coefficients_in_training_only():
+    """As transformers does, which clips the stored weights in passing."""
+    torch.manual_seed(1)
+    ours = AltUp(CONFIG)
+    theirs = Gemma3nTextAltUp(
+        Gemma3nTextConfig(hidden_size=32, altup_num_inputs=3, altup_coef_clip=0.2, laurel_rank=8)
+    )
+    reference.scramble(ours)
+    theirs.load_state_dict(ours.state_dict())
+    streams, activated = torch.randn(3, 2, 5, 32), torch.randn(2, 5, 32)
+    outputs = {}
+    for training in (False, True):
+        ours.train(training)
+        theirs.train(training)
+        with torch.no_grad():
+            outputs[training] = ours.correct(ours.predict(streams), activated)
+            expected = theirs.correct(theirs.predict(streams), activated)
+        torch.testing.assert_close(outputs[training], expected, atol=1e-5, rtol=0)
+
+    assert (outputs[True] - outputs[False]).abs().max() > 0.1
+
+
+def test_altup_can_have_another_active_stream():
+    torch.manual_seed(2)
+    ours = AltUp(dataclasses.replace(CONFIG, altup_active_idx=2))
+    theirs = Gemma3nTextAltUp(
+        Gemma3nTextConfig(hidden_size=32, altup_num_inputs=3, altup_active_idx=2, laurel_rank=8)
+    ).eval()
+    reference.scramble(ours.eval())
+    theirs.load_state_dict(ours.state_dict())
+    streams, activated = torch.randn(3, 2, 5, 32), torch.randn(2, 5, 32)
+
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours.correct(ours.predict(streams), activated),
+            theirs.correct(theirs.predict(streams), activated),
+            atol=1e-5,
+            rtol=0,
+        )
+
+
+def test_match_magnitude_gives_the_rms_of_the_reference():
+    x, like = torch.randn(4, 32), 3 * torch.randn(4, 32)
+
+    torch.testing.assert_close(
+        match_magnitude(x, like).square().mean(-1), like.square().mean(-1), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_match_magnitude_leaves_zeros_alone():
+    assert match_magnitude(torch.zeros(2, 8), torch.ones(2, 8)).abs().max() == 0

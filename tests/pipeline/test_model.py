@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import AudioError, CheckpointError
+from pipeline.layout import describe
+from pipeline.model import Gemma3n
+from tests import reference
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small only lose time to a thread pool."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=range(3))
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed that was never used before; three of them to each test that asks for it."""
+    seed = secrets.randbits(32)
+    print(f"seed = {seed}")
+    return seed
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+@pytest.fixture
+def folder(seed: int, tmp_path: Path) -> Path:
+    """A checkpoint of a random configuration, as transformers writes it."""
+    reference.build(reference.random_config(random.Random(seed)), seed).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def model(folder: Path) -> Gemma3n:
+    return Gemma3n.from_pretrained(folder)
+
+
+def text(model: Gemma3n, rng: random.Random, length: int) -> list[int]:
+    return [rng.randrange(model.config.text.vocab_size_per_layer_input) for _ in range(length)]
+
+
+def greedy_by_definition(model: Gemma3n, token_ids: list[int], count: int, stop: set[int]) -> list[int]:
+    """Greedy decoding that computes everything anew for every token."""
+    output: list[int] = []
+    while len(output) < count:
+        logits = model.logits([*token_ids, *output])[-1, : model.config.vision_vocab_offset]
+        choice = int(logits.argmax())
+        if choice in stop:
+            break
+        output.append(choice)
+    return output
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_parity_with_transformers(number, tmp_path):
+    """Random configurations, half of them in shards: logits and soft tokens agree to 1e-4."""
+    seed = 2 * secrets.randbits(31) + number % 2
+    print(f"seed = {seed}")
+    errors = reference.parity(seed, tmp_path)
+
+    assert max(errors.values()) < 1e-4, errors
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1 or number % 2 == 0
+
+
+def test_generation_is_greedy(model, rng):
+    """The cache, the skipped layers and the last token fed make no difference."""
+    prompt = text(model, rng, 20)
+    stop = set(text(model, rng, 2))
+    cache = model.new_cache()
+    output = model.greedy(cache, prompt, 12, stop)
+
+    assert output == greedy_by_definition(model, prompt, 12, stop)
+    assert output == model.generate(prompt, max_new_tokens=12, stop_ids=stop)
+    assert cache.length == len(prompt) + len(output)
+
+
+def test_a_stop_id_ends_the_output_and_stays_out_of_it(model, rng):
+    prompt = text(model, rng, 10)
+    free = model.generate(prompt, max_new_tokens=6, stop_ids=())
+    cache = model.new_cache()
+
+    assert len(free) == 6
+    assert model.greedy(cache, prompt, 6, {free[0]}) == []
+    assert cache.length == 10
+
+
+def test_a_draft_changes_nothing_but_the_work(model, rng):
+    """Right, wrong in the middle, too long, or with a stop id inside."""
+    prompt = text(model, rng, 15)
+    free = model.generate(prompt, max_new_tokens=10, stop_ids=())
+    wrong = list(free)
+    at = rng.randrange(len(free))
+    wrong[at] = (wrong[at] + 1) % model.config.text.vocab_size_per_layer_input
+    stop = {free[rng.randrange(len(free))]}
+    for stop_ids in (set(), stop):
+        expected = model.generate(prompt, max_new_tokens=10, stop_ids=stop_ids)
+        for draft in ([], free[:4], free, wrong, free + free, text(model, rng, 3)):
+            cache = model.new_cache()
+            assert model.greedy(cache, prompt, 10, stop_ids, draft) == expected
+            assert cache.length == len(prompt) + len(expected)
+
+
+def test_decoding_continues_where_the_cache_stands(model, rng):
+    """Text, then audio as it arrives, then text; and again after going back to the end of the audio."""
+    audio = model.encode_audio(reference.waveform(rng, 1.5))
+    soft = [model.config.audio_token_id] * len(audio)
+    before, after = text(model, rng, 6), text(model, rng, 4)
+    expected = model.generate([*before, *soft, *after], audio, max_new_tokens=5, stop_ids=())
+    cut = rng.randint(0, len(audio))
+    cache = model.new_cache()
+    model.extend(cache, before)
+    model.extend(cache, soft[:cut], audio[:cut])
+    model.extend(cache, soft[cut:], audio[cut:])
+    end_of_audio = cache.length
+    for draft in ((), expected):
+        assert model.greedy(cache, after, 5, (), draft) == expected
+        cache.truncate(end_of_audio)
+
+
+def test_forks_share_a_past_and_nothing_else(model, rng):
+    prompt, one, other = text(model, rng, 9), text(model, rng, 3), text(model, rng, 5)
+    cache = model.new_cache()
+    model.extend(cache, prompt)
+    twin = cache.fork()
+    first = model.greedy(cache, one, 4, ())
+    second = model.greedy(twin, other, 4, ())
+
+    assert first == model.generate([*prompt, *one], max_new_tokens=4, stop_ids=())
+    assert second == model.generate([*prompt, *other], max_new_tokens=4, stop_ids=())
+
+
+def test_image_and_audio_ids_are_never_generated(model, rng):
+    """Even where they have the largest logits."""
+    embeddings = model.language_model.embed_tokens.weight
+    hard = range(model.config.vision_vocab_offset, model.config.text.vocab_size)
+    embeddings[hard.start :] = 100 * embeddings[: len(hard)]
+    prompt = text(model, rng, 8)
+
+    assert model.logits(prompt).argmax(-1).max() >= hard.start
+    assert max(model.generate(prompt, max_new_tokens=8, stop_ids=())) < hard.start
+
+
+def test_an_audio_stream_gives_the_tokens_of_the_whole(model, rng):
+    samples = reference.waveform(rng, 4.0)
+    whole = model.encode_audio(samples)
+    stream = model.audio_stream()
+    for _ in range(2):  # a flushed stream is as new
+        cuts = sorted(rng.randrange(len(samples)) for _ in range(9))
+        pieces = [stream.push(piece) for piece in np.split(samples, cuts)]
+        torch.testing.assert_close(torch.cat([*pieces, stream.flush()]), whole, atol=1e-4, rtol=0)
+
+
+def test_too_little_audio_gives_no_tokens(model):
+    assert model.encode_audio(np.zeros(0, np.float32)).shape == (0, model.config.text.hidden_size)
+    assert model.audio_stream().flush().shape == (0, model.config.text.hidden_size)
+
+
+@pytest.mark.parametrize("shape", [(2, 100), ()])
+def test_a_waveform_of_another_shape_is_refused(model, shape):
+    with pytest.raises(AudioError, match=r"must have the shape \[samples\]"):
+        model.encode_audio(np.zeros(shape, np.float32))
+
+
+def test_soft_tokens_must_be_as_many_as_their_places(model):
+    soft = model.config.audio_token_id
+    with pytest.raises(ValueError, match="2 audio soft-token ids for 3 soft tokens"):
+        model.logits([1, soft, soft], torch.zeros(3, model.config.text.hidden_size))
+    with pytest.raises(ValueError, match="1 audio soft-token ids for 0 soft tokens"):
+        model.logits([1, soft])
+
+
+def test_ids_without_an_embedding_are_refused(model):
+    vision, end = model.config.vision_vocab_offset, model.config.text.vocab_size
+    with pytest.raises(ValueError, match=rf"without an embedding for text or audio: \[{vision}\]"):
+        model.logits([1, vision])
+    with pytest.raises(ValueError, match=rf"without an embedding for text or audio: \[{end}\]"):
+        model.logits([1, end])
+    with pytest.raises(ValueError, match=r"without an embedding for text or audio: \[-1\]"):
+        model.logits([1, -1])
+
+
+def test_greedy_decoding_needs_a_token(model):
+    with pytest.raises(ValueError, match="at least one token"):
+        model.generate([], stop_ids=())
+
+
+def test_half_precision_comes_close(folder, model, rng):
+    """Weights in bfloat16, soft tokens and logits in float32 all the same."""
+    half = Gemma3n.from_pretrained(folder, dtype=torch.bfloat16)
+    samples, prompt = reference.waveform(rng, 2.0), text(model, rng, 20)
+    audio, expected = half.encode_audio(samples), model.encode_audio(samples)
+    stream = half.audio_stream()
+    streamed = torch.cat([stream.push(samples), stream.flush()])
+    logits = half.logits(prompt)
+
+    assert half.language_model.norm.weight.dtype == torch.bfloat16
+    assert audio.dtype == logits.dtype == torch.float32
+    assert (audio - expected).square().mean().sqrt() < 0.1
+    assert (streamed - expected).square().mean().sqrt() < 0.1
+    assert (logits - model.logits(prompt)).square().mean().sqrt() < 0.1 * model.logits(prompt).std() + 0.05
+
+
+def test_a_submodel_has_the_leading_units(folder, model, rng):
+    """Read as one it computes what the whole model computes over its first units, and is smaller."""
+    widths = [rng.randint(8, width) for width in model.config.text.intermediate_size]
+    narrow = Gemma3n.from_pretrained(folder, ffn_widths=widths)
+    ids = torch.tensor([text(model, rng, 12)])
+    decoder = model.language_model
+    hidden = decoder.hidden(ids, decoder.embed(ids), ffn_widths=widths)
+
+    assert narrow.config.text.intermediate_size == tuple(widths)
+    torch.testing.assert_close(narrow.logits(ids[0].tolist()), decoder.logits(hidden)[0], atol=1e-4, rtol=0)
+
+
+def test_widths_that_the_checkpoint_does_not_have_are_refused(folder, model):
+    whole = list(model.config.text.intermediate_size)
+    for widths in ([*whole[:-1], whole[-1] + 1], [*whole[:-1], 0], whole[:-1], 10**6):
+        with pytest.raises(CheckpointError, match="ffn_widths must be"):
+            Gemma3n.from_pretrained(folder, ffn_widths=widths)
+
+
+def test_description_counts_every_tensor_once(folder, model):
+    description = describe(folder)
+    parts = {part.name: part for part in description.parts}
+    decoder = model.language_model
+
+    def count(module: torch.nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    tables = decoder.embed_tokens.weight.numel() + decoder.embed_tokens_per_layer.weight.numel()
+    assert parts["audio"].parameters == count(model.audio_tower) + count(model.embed_audio)
+    assert parts["text core"].parameters == count(decoder) - tables
+    assert parts["embeddings"].parameters == decoder.embed_tokens.weight.numel()
+    assert parts["per-layer embeddings"].parameters == decoder.embed_tokens_per_layer.weight.numel()
+    assert parts["per-layer embeddings"].place == "cpu"
+    assert parts["vision"].parameters > 0
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert 0 < stored - sum(part.nbytes for part in parts.values()) < 60_000  # headers
+
+
+def test_description_measures_the_half_width_model(folder, model):
+    full, half = describe(folder).submodels
+    narrow = Gemma3n.from_pretrained(folder, ffn_widths=half.ffn_widths)
+
+    def core(loaded: Gemma3n) -> int:
+        decoder = loaded.language_model
+        tables = decoder.embed_tokens.weight.numel() + decoder.embed_tokens_per_layer.weight.numel()
+        return sum(parameter.numel() for parameter in decoder.parameters()) - tables
+
+    assert (full.parameters, half.parameters) == (core(model), core(narrow))
+    assert half.nbytes == 4 * half.parameters
+    assert [dataclasses.astuple(size)[0] for size in (full, half)] == ["full", "half"]
+
+
+def test_a_model_without_tokenizer_serves_audio_and_ids(model):
+    """Tokenizer files are read when text is first needed."""
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+        _ = model.tokenizer
