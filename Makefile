@@ -1,0 +1,46 @@
+# make run      watch a Spanish recording being translated while it plays
+# make test     run the tests
+# make lint     ruff, mypy and the import contracts
+# make format   put the code into ruff's form
+# make clean    remove everything that the above made
+#
+# PYTHON picks the interpreter for .venv, TORCH_INDEX a mirror of PyTorch's index of CPU builds.
+
+PYTHON ?= python3.11
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALLED := .venv/.installed
+
+.PHONY: run test lint format clean
+
+run: $(INSTALLED)
+	@$(BIN)/python examples/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and alone: the extra index is asked for nothing else, and only briefly where it cannot
+# be reached, for the configured registries may have the CPU build themselves.
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another Python from 3.11 up: make PYTHON=python3" >&2; exit 1; }
+	@echo "Installing the pinned dependencies into .venv (torch for the CPU is 190 MB) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --constraint constraints.txt --no-deps --retries 2 --timeout 20 --extra-index-url $(TORCH_INDEX) torch
+	@$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	@touch $@
