@@ -174,7 +174,7 @@ def _audio(name: str, value: object) -> AudioFormat:
     try:
         return AudioFormat(**given)
     except AudioError as error:
-        raise ProtocolError(f"{name}: {error}", code=error.code) from None
+        raise ProtocolError(f"{name}: {str(error)[:300]}", code=error.code) from None
 
 
 def _resume(name: str, value: object) -> Resume:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import asdict, dataclass
 
-from pipeline.errors import ProtocolError, SurtitleError
+from pipeline.errors import ProtocolError
 from pipeline.wire.commands import MAX_TARGETS, Command, Start, Stop, parse_command
 
 SUBPROTOCOL = "surtitle.v1"
@@ -26,6 +26,7 @@ TOO_SLOW = 4408
 """Close code of a connection that does not read its events as fast as they are made."""
 
 POLICY = 1008
+"""Close code of a connection whose client broke the rules."""
 
 _CLOSE_CODES = {
     "frame_too_large": 1009,
@@ -123,10 +124,10 @@ class ServerProtocol:
             raise ProtocolError(f"{kind} came after stop; accepted is nothing more", code="already_stopped")
 
 
-def close_code(error: SurtitleError) -> int:
-    """The WebSocket close code after a fatal ``error`` event (RFC 6455, section 7.4).
+def close_code(code: str) -> int:
+    """The WebSocket close code after a fatal ``error`` event of that ``code`` (RFC 6455, section 7.4).
 
     1009 for a message that is too large, 1011 where the fault is ours, 1012 when the server ends,
     1013 when it is full, 1008 for everything that the client would have to do differently.
     """
-    return _CLOSE_CODES.get(error.code, POLICY)
+    return _CLOSE_CODES.get(code, POLICY)

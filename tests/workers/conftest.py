@@ -1,0 +1,91 @@
+"""A gateway on loopback whose workers are plain objects in this process."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from pipeline.wire.protocol import Limits
+from tests.workers.doubles import load_decoder, load_encoder
+from workers.decoder import DecoderWorker
+from workers.encoder import EncoderWorker
+from workers.gateway import Gateway
+from workers.metrics import Metrics
+from workers.pool import run_pool
+
+
+@asynccontextmanager
+async def running(*, encoders=None, decoders=None, capacity=32, limits=Limits(), **options):
+    """Run a server; yields its ``url``, ``http`` address, ``gateway``, ``encoders`` and ``decoders``."""
+    encoders = encoders or [EncoderWorker(load_encoder, capacity=capacity)]
+    decoders = decoders or [DecoderWorker(load_decoder, capacity=capacity)]
+    metrics = Metrics()
+    async with run_pool(encoders, decoders, metrics, tick=0.0) as pool:
+        gateway = Gateway(
+            pool.encoders, pool.decoders, metrics=metrics, model="spelling", limits=limits, **options
+        )
+        async with gateway.serve("127.0.0.1", 0) as server:
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            yield SimpleNamespace(
+                url=f"ws://{address}/v1/stream",
+                address=address,
+                http=f"http://{address}",
+                gateway=gateway,
+                metrics=metrics,
+                encoders=encoders,
+                decoders=decoders,
+            )
+
+
+class Client:
+    """A connection that speaks JSON."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    async def send(self, *messages):
+        for message in messages:
+            if isinstance(message, dict):
+                message = json.dumps(message)
+            await self.connection.send(message)
+
+    async def receive(self):
+        return json.loads(await self.connection.recv())
+
+    async def until(self, kind):
+        """Events up to the first of a type, that one included."""
+        received = [await self.receive()]
+        while received[-1]["type"] != kind:
+            received.append(await self.receive())
+        return received
+
+    async def rest(self):
+        """Events to the end of the connection."""
+        received = []
+        with suppress(ConnectionClosed):
+            async for message in self.connection:
+                received.append(json.loads(message))
+        return received
+
+    @property
+    def closed_with(self):
+        return self.connection.close_code
+
+
+@asynccontextmanager
+async def client(url, *messages, **options):
+    async with connect(url, proxy=None, compression=None, **options) as connection:
+        speaker = Client(connection)
+        await speaker.send(*messages)
+        yield speaker
+
+
+@pytest.fixture(name="server")
+async def _server():
+    async with running() as server:
+        yield server

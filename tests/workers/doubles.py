@@ -1,0 +1,90 @@
+"""Streams that need no model: their "audio" is ASCII text, and a full stop ends an utterance.
+
+The encoder half hears letters, the decoder half writes them down as they come; a translation is the
+utterance in capitals behind its target. ``!`` is poison to the decoder, ``?`` to the encoder.
+"""
+
+from __future__ import annotations
+
+from pipeline.errors import LanguageError
+from pipeline.wire import events
+
+END = ("end",)
+
+
+class SpellingEncoder:
+    def __init__(self, config):
+        self.open = False
+
+    def push(self, data):
+        heard = []
+        for letter in data.decode("ascii"):
+            if letter == "?":
+                raise RuntimeError("the encoder was poisoned")
+            heard.append(END if letter == "." else ("letter", letter))
+            self.open = letter != "."
+        return heard
+
+    def flush(self):
+        open_, self.open = self.open, False
+        return [END] if open_ else []
+
+
+class SpellingDecoder:
+    def __init__(self, config):
+        _check(config.targets)
+        self.source, self.targets, self.partials = config.source, config.targets, config.partials
+        self.text = ""
+        self.position = 0
+        self.utterance = 0
+
+    def push(self, event):
+        if event == END:
+            return self._finals()
+        letter = event[1]
+        if letter == "!":
+            raise RuntimeError(f"the decoder was poisoned by {self.text}")
+        self.text += letter
+        self.position += 1
+        if not self.partials:
+            return []
+        return [events.Transcript(**self._about(), stable=self.text, tentative="", final=False)]
+
+    def update(self, *, targets, partials):
+        if targets is not None:
+            _check(targets)
+            self.targets = targets
+        if partials is not None:
+            self.partials = partials
+
+    def _finals(self):
+        text, about = self.text, self._about()
+        self.text, self.utterance = "", self.utterance + 1
+        return [
+            events.Transcript(**about, stable=text, tentative="", final=True),
+            *(
+                events.Translation(
+                    **about, target=target, stable=f"{target}:{text.upper()}", tentative="", final=True
+                )
+                for target in self.targets
+            ),
+        ]
+
+    def _about(self):
+        end = self.position / 32_000
+        start = end - len(self.text) / 32_000
+        return {"utterance": self.utterance, "start": start, "end": end, "audio_time": end}
+
+
+def _check(targets):
+    for target in targets:
+        if target not in ("en", "fr", "de"):
+            raise LanguageError(f"the model does not know {target!r}; it knows en, fr, de")
+
+
+def load_encoder():
+    return SpellingEncoder
+
+
+def load_decoder():
+    return SpellingDecoder

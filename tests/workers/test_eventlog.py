@@ -1,0 +1,85 @@
+"""An EventLog is followed from any position, by any number of readers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from pipeline.wire.events import Done, Mark, Sequencer
+from workers.eventlog import EventLog
+from workers.protocols import StreamError
+
+
+class Log(EventLog):
+    """An EventLog that is filled by name."""
+
+    def __init__(self, capacity=100):
+        super().__init__(capacity)
+        self.sequencer = Sequencer("s")
+
+    def add(self, *names):
+        for name in names:
+            self.append(self.sequencer.stamp(Mark(id=name)))
+
+    def end(self):
+        self.append(self.sequencer.stamp(Done()), last=True)
+
+
+async def names(log, after_seq):
+    return [getattr(entry.event, "id", "done") async for entry in log.follow(after_seq)]
+
+
+async def test_followers_get_what_was_and_what_comes():
+    log = Log()
+    log.add("a", "b")
+    early = asyncio.create_task(names(log, 0))
+    late = asyncio.create_task(names(log, 2))
+    await asyncio.sleep(0)
+    log.add("c")
+    await asyncio.sleep(0)
+    log.add("d")
+    log.end()
+
+    assert await early == ["a", "b", "c", "d", "done"]
+    assert await late == ["c", "d", "done"]
+
+
+async def test_a_closed_log_is_followed_to_its_end():
+    log = Log()
+    log.add("a")
+    log.end()
+
+    assert await names(log, 1) == ["done"]
+    assert await names(log, 2) == []
+
+
+async def test_a_follower_who_lost_its_place_is_told():
+    log = Log(capacity=3)
+    log.add("a")
+    following = aiter(log.follow(0))
+    assert (await anext(following)).event.id == "a"
+
+    log.add("b", "c", "d", "e")
+
+    assert log.first_seq == 3
+    with pytest.raises(StreamError, match="events 2 to 2 are no longer kept") as caught:
+        await anext(following)
+    assert caught.value.code == "too_slow"
+
+
+async def test_entries_carry_the_text_for_the_wire():
+    log = Log()
+    log.add("ñ")
+
+    entry = await anext(aiter(log.follow(0)))
+
+    assert json.loads(entry.text) == {
+        "type": "mark",
+        "id": "ñ",
+        "stream_id": "s",
+        "seq": 1,
+        "audio_time": 0.0,
+        "server_time": 0.0,
+    }

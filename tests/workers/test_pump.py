@@ -1,0 +1,189 @@
+"""A Pump carries everything for a worker in one call at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from workers.messages import Done, Flush, Push, Reply, WorkerInfo
+from workers.protocols import WorkerLostError
+from workers.pump import CALL_BYTES, Pump, least_loaded, payload_bytes
+
+
+class HeldWorker:
+    """Answers each request with itself, one call at a time, when told to."""
+
+    def __init__(self):
+        self.calls = []
+        self.starts = 0
+        self.go = asyncio.Semaphore(0)
+        self.faults = []
+
+    async def start(self):
+        self.starts += 1
+        return WorkerInfo(pid=0, credits=8)
+
+    async def step(self, batch):
+        self.calls.append(list(batch))
+        await self.go.acquire()
+        if self.faults:
+            raise self.faults.pop()
+        return Reply([Done((request,)) for request in batch], credits=7, seconds=0.0)
+
+
+@asynccontextmanager
+async def pumping(worker, **options):
+    pump = Pump("encoder 0", worker, **{"tick": 0.0, **options})
+    await pump.start()
+    task = asyncio.create_task(pump.run())
+    try:
+        yield pump
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def ask(pump, *requests):
+    return [asyncio.create_task(pump.request(request)) for request in requests]
+
+
+async def settle():
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_requests_that_come_during_a_call_share_the_next():
+    worker = HeldWorker()
+    async with pumping(worker) as pump:
+        first = ask(pump, Flush("a"))
+        await settle()
+        others = ask(pump, Flush("b"), Flush("c"), Flush("a"))
+        await settle()
+        assert worker.calls == [[Flush("a")]]  # one call at a time
+        worker.go.release()
+        await settle()
+        worker.go.release()
+        outcomes = await asyncio.gather(*first, *others)
+
+    assert worker.calls == [[Flush("a")], [Flush("b"), Flush("c"), Flush("a")]]
+    assert [outcome.items[0].stream for outcome in outcomes] == ["a", "b", "c", "a"]
+    assert pump.credits == 7
+
+
+async def test_a_call_stays_below_the_inline_limit():
+    worker = HeldWorker()
+    requests = [Push(str(number), (bytes(30_000),)) for number in range(7)]
+    async with pumping(worker) as pump:
+        asked = ask(pump, *requests)
+        for _ in range(3):
+            await settle()
+            worker.go.release()
+        await asyncio.gather(*asked)
+
+    assert [len(call) for call in worker.calls] == [3, 3, 1]
+    assert all(sum(map(payload_bytes, call)) <= CALL_BYTES for call in worker.calls)
+    assert sum(worker.calls, []) == requests
+
+
+async def test_a_request_larger_than_a_call_travels_alone():
+    worker = HeldWorker()
+    worker.go.release()
+    async with pumping(worker) as pump:
+        await pump.request(Push("a", (bytes(2 * CALL_BYTES),)))
+
+    assert len(worker.calls) == 1
+
+
+async def test_soft_tokens_count_as_payload():
+    tokens = SimpleNamespace(tokens=np.zeros((4, 16), np.float32))
+
+    assert payload_bytes(Push("a", (tokens, "event"))) == 256
+    assert payload_bytes(Flush("a")) == 0
+
+
+async def test_a_request_whose_asker_has_gone_is_not_carried():
+    worker = HeldWorker()
+    async with pumping(worker) as pump:
+        ask(pump, Flush("a"))
+        await settle()
+        (gone,) = ask(pump, Flush("gone"))
+        (stays,) = ask(pump, Flush("stays"))
+        await settle()
+        gone.cancel()
+        worker.go.release()
+        worker.go.release()
+        await stays
+
+    assert worker.calls[1] == [Flush("stays")]
+
+
+@pytest.mark.parametrize("fault", [WorkerLostError("killed"), TimeoutError()])
+async def test_a_lost_worker_fails_what_was_under_way_and_is_started_again(fault):
+    worker = HeldWorker()
+    worker.faults = [fault]
+    async with pumping(worker) as pump:
+        asked = ask(pump, Flush("a"))
+        await settle()
+        asked += ask(pump, Flush("b"))
+        await settle()
+        worker.go.release()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [WorkerLostError, WorkerLostError]
+
+        worker.go.release()
+        assert (await pump.request(Flush("c"))).items == (Flush("c"),)
+        assert pump.alive
+
+    assert worker.starts == 2
+
+
+async def test_a_worker_that_does_not_answer_is_lost():
+    async with pumping(HeldWorker(), timeout=0.01) as pump:
+        with pytest.raises(WorkerLostError):
+            await pump.request(Flush("a"))
+
+
+async def test_a_worker_is_tried_until_it_starts():
+    class Stubborn(HeldWorker):
+        async def start(self):
+            if self.starts in (1, 2):
+                self.starts += 1
+                raise WorkerLostError("not yet")
+            return await super().start()
+
+    worker = Stubborn()
+    worker.faults = [WorkerLostError("killed")]
+    async with pumping(worker, patience=0.001) as pump:
+        worker.go.release()
+        with pytest.raises(WorkerLostError):
+            await pump.request(Flush("a"))
+        assert not pump.alive
+        async with asyncio.timeout(5):
+            while not pump.alive:
+                await asyncio.sleep(0.001)
+
+    assert worker.starts == 4
+
+
+async def test_release_needs_no_waiting_for_and_survives_a_lost_worker():
+    worker = HeldWorker()
+    worker.faults = [WorkerLostError("killed")]
+    async with pumping(worker) as pump:
+        pump.release("a")
+        worker.go.release()
+        worker.go.release()
+        await settle()
+        await pump.request(Flush("b"))
+
+    assert worker.starts == 2
+
+
+def test_least_loaded():
+    full, some, more = (SimpleNamespace(credits=credits) for credits in (0, 2, 5))
+
+    assert least_loaded([full, some, more]) is more
+    assert least_loaded([full]) is None

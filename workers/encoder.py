@@ -1,0 +1,26 @@
+"""The front half of many streams: audio bytes in, speech events out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from workers.host import StreamHost
+from workers.messages import Flush, Push, Request
+from workers.protocols import EncoderStream
+
+
+class EncoderWorker(StreamHost[EncoderStream]):
+    """Hosts a :class:`~pipeline.speech.SpeechEncoder` per stream.
+
+    A ``Push`` brings pieces of audio bytes, a ``Flush`` ends the running utterance; both are answered
+    with speech events.
+    """
+
+    def _carry_out(self, state: EncoderStream, request: Request[Any]) -> Sequence[object]:
+        match request:
+            case Push(items=pieces):
+                return state.push(b"".join(pieces))
+            case Flush():
+                return state.flush()
+        raise TypeError(f"an encoder does not take {type(request).__name__}")

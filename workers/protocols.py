@@ -1,0 +1,86 @@
+"""What the gateway relies on: the interface of a worker, wherever it runs, and of what it hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from pipeline.config import StreamConfig
+from pipeline.errors import SurtitleError
+from workers.messages import Reply, Request, WorkerInfo, WorkerStats
+
+State = TypeVar("State")
+
+
+class WorkerLostError(SurtitleError):
+    """A worker died, hung, or cannot be reached; the state of its streams is gone."""
+
+    code = "worker_lost"
+
+
+class StreamError(SurtitleError):
+    """A stream that cannot be opened, found or continued.
+
+    Args:
+        message: why, in a sentence fit for the client.
+        code: the word for the ``error`` event.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Worker(Protocol):
+    """Host of many streams, in this process or in another."""
+
+    async def start(self) -> WorkerInfo:
+        """Load what is needed and return once the worker can serve; again is harmless."""
+
+    async def step(self, batch: Sequence[Request[Any]]) -> Reply:
+        """Carry out a batch; a request that fails does not touch the others.
+
+        Raises:
+            WorkerLostError: there is no reply and there will be none.
+        """
+
+    async def stats(self) -> WorkerStats:
+        """Totals since the start."""
+
+    async def check_health(self) -> None:
+        """Return at once when the worker's event loop runs.
+
+        Raises:
+            WorkerLostError: it does not.
+        """
+
+
+class EncoderStream(Protocol):
+    """The front half of one stream: :class:`pipeline.speech.SpeechEncoder`."""
+
+    def push(self, data: bytes) -> Sequence[object]:
+        """Take audio bytes; returns the speech events that became certain."""
+
+    def flush(self) -> Sequence[object]:
+        """End the running utterance; returns the speech events of it that were still missing."""
+
+
+class DecoderStream(Protocol):
+    """The back half of one stream: :class:`pipeline.translation.SpeechTranslator`."""
+
+    def push(self, event: Any) -> Sequence[object]:
+        """Take a speech event; returns the events for the client that came of it."""
+
+    def update(self, *, targets: tuple[str, ...] | None, partials: bool | None) -> None:
+        """Change settings from the next utterance on.
+
+        Raises:
+            LanguageError: the model does not know one of the targets.
+        """
+
+
+OpenStream: TypeAlias = Callable[[StreamConfig], State]
+"""Makes the state of a new stream."""
+
+Load: TypeAlias = Callable[[], Callable[[StreamConfig], State]]
+"""Loads the model, in the worker's process, and returns what opens streams on it."""

@@ -1,0 +1,302 @@
+"""One live stream: audio of a client in, numbered events out, two workers in between.
+
+The stream outlives the connection that started it: the client may come back within a while, and
+viewers may follow. All of them read the stream's :class:`~workers.eventlog.EventLog`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, TypeAlias, cast
+
+from pipeline.config import StreamConfig
+from pipeline.errors import SurtitleError
+from pipeline.wire import commands, events
+from pipeline.wire.events import Event, Sequencer
+from workers import messages
+from workers.eventlog import EventLog
+from workers.mailbox import Mailbox
+from workers.messages import Failed, Outcome, Push
+from workers.metrics import Latencies, Metrics
+from workers.protocols import StreamError
+from workers.pump import Pump, item_bytes
+
+logger = logging.getLogger(__name__)
+
+PIECE_BYTES = 32 * 1024
+"""Most audio that travels in one request; leaves room for other streams in the same call."""
+
+INBOX_SECONDS = 10.0
+INBOX_BYTES = 2 * 1024 * 1024
+"""Audio that waits for the encoder, at most; beyond it the client is not read from."""
+
+OUTBOX_BYTES = 128 * 1024
+SPEECH_EVENT_BYTES = 4 * 1024
+"""Soft tokens that wait for the decoder, at most, and what an event without tokens counts."""
+
+BEHIND_SECONDS = 2.0
+CAUGHT_UP_SECONDS = 1.0
+"""When a ``status`` event tells that text lags behind the audio received, and when that it does no more."""
+
+KEPT_FINALS = 20_000
+"""Finals that a stream keeps for its subtitle files: a day and night of speech."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """All audio before ``audio_time`` is in the speech events that stand before this."""
+
+    audio_time: float
+
+
+Control: TypeAlias = commands.Flush | commands.Mark | commands.Update | commands.Stop
+_CONTROLS = (commands.Flush, commands.Mark, commands.Update, commands.Stop, _Heard)
+
+
+class LiveStream:
+    """One stream, from ``start`` to ``done``.
+
+    Args:
+        config: how it is heard and translated.
+        encoder: pump of the worker that hosts its front half.
+        decoder: pump of the worker that hosts its back half.
+        describe: fields of ``ready`` that are the server's: ``model``, ``limits``.
+        clock: Unix time in seconds.
+        metrics: where the server counts.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        encoder: Pump,
+        decoder: Pump,
+        *,
+        describe: dict[str, Any],
+        clock: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self.id = secrets.token_urlsafe(12)
+        self.token = secrets.token_urlsafe(24)
+        self.config = config
+        self.targets = config.targets
+        self.log = EventLog()
+        self.transcripts: deque[events.Transcript] = deque(maxlen=KEPT_FINALS)
+        self.translations: deque[events.Translation] = deque(maxlen=KEPT_FINALS)
+        self._encoder = encoder
+        self._decoder = decoder
+        self._describe = describe
+        self._clock = clock
+        self._metrics = metrics
+        self._sequencer = Sequencer(self.id)
+        self._latencies = Latencies()
+        # Number of the connection that may bring audio; the next one takes it over.
+        self._epoch = 0
+        # Whole frames received so far, and the start of one that was cut.
+        self._frames = 0
+        self._rest = b""
+        # Seconds of audio that have been translated.
+        self._audio_time = 0.0
+        self._behind = False
+        self._utterances = 0
+        bytes_per_second = config.audio.sample_rate * config.audio.bytes_per_frame
+        self._piece = _whole_frames(min(PIECE_BYTES, bytes_per_second), config)
+        self._inbox: Mailbox[bytes | Control] = Mailbox(
+            min(int(INBOX_SECONDS * bytes_per_second), INBOX_BYTES), _audio_bytes
+        )
+        self._outbox: Mailbox[object] = Mailbox(OUTBOX_BYTES, _speech_bytes)
+
+    @property
+    def audio_received(self) -> float:
+        """Seconds of audio that arrived; a client that returns goes on from here."""
+        return self._frames / self.config.audio.sample_rate
+
+    async def open(self) -> None:
+        """Make room for the stream in both workers.
+
+        Raises:
+            SurtitleError: one of them refuses or is lost; then the stream is in neither.
+        """
+        try:
+            for pump in (self._encoder, self._decoder):
+                _items(await pump.request(messages.Open(self.id, self.config)))
+        except BaseException:
+            self._release()
+            raise
+
+    def attach(self) -> int:
+        """Give the stream to a new connection; returns the number that its audio must come with.
+
+        Publishes a ``ready`` event that says from where on audio is expected.
+        """
+        self._epoch += 1
+        self._rest = b""
+        self._tell(
+            events.Ready(
+                token=self.token,
+                source=self.config.source,
+                targets=self.targets,
+                audio_received=self.audio_received,
+                **self._describe,
+            )
+        )
+        return self._epoch
+
+    async def feed(self, data: bytes, epoch: int) -> None:
+        """Take audio; waits while too much of it is waiting. Audio of an earlier connection is dropped."""
+        data = self._rest + data
+        whole = _whole_frames(len(data), self.config)
+        self._rest = data[whole:]
+        for start in range(0, whole, self._piece):
+            await self._inbox.wait_for_room()
+            if epoch != self._epoch or self.log.closed:
+                return
+            piece = data[start : min(start + self._piece, whole)]
+            self._inbox.put(piece)
+            frames = len(piece) // self.config.audio.bytes_per_frame
+            self._frames += frames
+            self._metrics.audio_seconds.inc(frames / self.config.audio.sample_rate)
+            self._latencies.received(self.audio_received, self._clock())
+
+    def command(self, command: Control) -> None:
+        """Carry out a command after all audio that came before it."""
+        self._inbox.put(command)
+
+    def refuse(self, error: SurtitleError) -> None:
+        """Tell the client of a message that was not accepted; the stream goes on."""
+        self._tell(events.Error(code=error.code, message=str(error), fatal=False))
+
+    def fail(self, error: SurtitleError) -> None:
+        """End the stream with a fatal ``error`` event; cancel :meth:`run` after it."""
+        self._tell(events.Error(code=error.code, message=str(error), fatal=True), last=True)
+
+    async def run(self) -> None:
+        """Live until ``done`` or a fatal ``error`` has been published; leaves nothing in the workers."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen())
+                group.create_task(self._translate())
+        except* SurtitleError as failures:
+            self.fail(cast(SurtitleError, failures.exceptions[0]))
+        except* Exception:
+            logger.exception("stream %s failed", self.id)
+            self.fail(StreamError("the stream failed with an internal error", code="internal"))
+        finally:
+            self._release()
+
+    async def _listen(self) -> None:
+        """Front half: audio through the encoder, commands past it, in order."""
+        bytes_per_second = self.config.audio.sample_rate * self.config.audio.bytes_per_frame
+        heard = 0
+        while True:
+            for run in _runs(await self._inbox.take(self._piece)):
+                if isinstance(run, tuple):
+                    await self._forward(await self._encoder.request(Push(self.id, run)))
+                    heard += sum(len(piece) for piece in run)
+                    self._outbox.put(_Heard(heard / bytes_per_second))
+                    continue
+                if isinstance(run, commands.Flush | commands.Stop):
+                    await self._forward(await self._encoder.request(messages.Flush(self.id)))
+                self._outbox.put(run)
+                if isinstance(run, commands.Stop):
+                    return
+
+    async def _forward(self, outcome: Outcome) -> None:
+        for event in _items(outcome):
+            await self._outbox.wait_for_room()
+            self._outbox.put(event)
+
+    async def _translate(self) -> None:
+        """Back half: speech events through the decoder, and what comes of them to the log."""
+        while True:
+            for run in _runs(await self._outbox.take(PIECE_BYTES)):
+                match run:
+                    case _Heard(audio_time=audio_time):
+                        self._audio_time = audio_time
+                        self._tell_lag()
+                    case tuple():
+                        for event in _items(await self._decoder.request(Push(self.id, run))):
+                            self._publish(cast(Event, event))
+                    case commands.Mark(id=mark):
+                        self._tell(events.Mark(id=mark))
+                    case commands.Update():
+                        await self._update(run)
+                    case commands.Stop():
+                        self._tell(self._done(), last=True)
+                        return
+
+    async def _update(self, command: commands.Update) -> None:
+        outcome = await self._decoder.request(messages.Update(self.id, command.targets, command.partials))
+        if isinstance(outcome, Failed) and not outcome.lost:
+            self.refuse(StreamError(outcome.message, code=outcome.code))
+            return
+        _items(outcome)
+        self.targets = command.targets or self.targets
+
+    def _tell_lag(self) -> None:
+        behind = self.audio_received - self._audio_time
+        if (not self._behind and behind > BEHIND_SECONDS) or (self._behind and behind < CAUGHT_UP_SECONDS):
+            self._behind = not self._behind
+            self._tell(events.Status(behind=round(behind, 3), action="none"))
+
+    def _done(self) -> events.Done:
+        return events.Done(
+            audio_seconds=self.audio_received,
+            utterances=self._utterances,
+            latency=self._latencies.summary(),
+        )
+
+    def _tell(self, event: Event, *, last: bool = False) -> None:
+        """Publish an event of the gateway's own; those of the decoder know their time of audio."""
+        self._publish(replace(event, audio_time=self._audio_time), last=last)
+
+    def _publish(self, event: Event, *, last: bool = False) -> None:
+        if self.log.closed:
+            return
+        now = self._clock()
+        self.log.append(self._sequencer.stamp(event, server_time=now), last=last)
+        match event:
+            case events.Transcript(final=True):
+                self.transcripts.append(event)
+                self._utterances += 1
+            case events.Translation(final=True):
+                self.translations.append(event)
+                self._metrics.final_latency.observe(self._latencies.final(event.end, now))
+            case events.Error(code=code):
+                self._metrics.errors.labels(code).inc()
+
+    def _release(self) -> None:
+        for pump in (self._encoder, self._decoder):
+            pump.release(self.id)
+
+
+def _runs(items: Iterable[object]) -> Iterator[tuple[Any, ...] | Control]:
+    """Commands one by one, and what stands between two of them as one tuple."""
+    for control, group in groupby(items, lambda item: isinstance(item, _CONTROLS)):
+        if control:
+            yield from cast(Iterator[Control], group)
+        else:
+            yield tuple(group)
+
+
+def _items(outcome: Outcome) -> tuple[object, ...]:
+    if isinstance(outcome, Failed):
+        raise StreamError(outcome.message, code=outcome.code)
+    return outcome.items
+
+
+def _whole_frames(size: int, config: StreamConfig) -> int:
+    return size - size % config.audio.bytes_per_frame
+
+
+def _audio_bytes(item: object) -> int:
+    return len(item) if isinstance(item, bytes) else 0
+
+
+def _speech_bytes(item: object) -> int:
+    return 0 if isinstance(item, _CONTROLS) else SPEECH_EVENT_BYTES + item_bytes(item)
