@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
 
 # Wall-clock deadlines fail on a busy machine, not on a wrong program.
 settings.register_profile("surtitle", deadline=None, print_blob=True)
@@ -22,3 +25,27 @@ def espeak_ng() -> None:
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def recording() -> Path:
+    """A bundled Spanish recording of 16 seconds."""
+    return ROOT / "examples" / "talk.es.wav"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint of the bundled model's make in miniature, with random weights: it babbles."""
+    import torch
+
+    from pipeline.training.__main__ import build
+    from pipeline.training.export import export
+    from pipeline.training.recipe import TINY
+    from pipeline.training.text import read_pairs
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        learner, raw, tokenizer, _ = build(TINY, read_pairs(ROOT / "benchmarks/data/heldout.es-en.tsv.gz"))
+    export(learner, raw, tokenizer, folder)
+    return folder

@@ -1,0 +1,140 @@
+"""Quality: what is compared, and that the figures are those of jiwer and sacrebleu on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarks import quality
+from benchmarks.quality import Clip
+from pipeline.training.engines import Speech, held_out_voices
+
+SILENCE = np.zeros(16_000, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("¿Cuánto cuesta?  ¡Nada!", "cuánto cuesta nada"),
+        ("«Sí», dijo: «así».", "sí dijo así"),
+        ("Don't", "dont"),
+        ("We\u2019re twenty-one.", "were twenty one"),
+        ("Ñandú\n5 €", "ñandú 5 €"),
+        ("...", ""),
+    ],
+)
+def test_normalise_leaves_the_words(text: str, normal: str):
+    assert quality.normalise(text) == normal
+
+
+def test_right_answers_score_perfectly_whatever_their_punctuation():
+    clips = [
+        Clip(SILENCE, "El gato duerme.", "The cat is asleep."),
+        Clip(SILENCE, "Él no está aquí.", "He is not here now."),
+    ]
+    answers = [("el gato duerme", "The cat is asleep."), ("¡Él no está aquí!", "He is not here now.")]
+    assert quality.score(clips, answers) == pytest.approx({"wer": 0, "cer": 0, "bleu": 100, "chrf": 100})
+
+
+def test_errors_are_counted_over_the_words_of_all_clips():
+    clips = [Clip(SILENCE, "uno dos tres", "a b c d"), Clip(SILENCE, "cuatro", "e f g h")]
+    scores = quality.score(clips, [("uno dos", "a b c d"), ("cuatro", "")])
+
+    assert scores["wer"] == pytest.approx(1 / 4)
+    assert scores["cer"] == pytest.approx(5 / 18)
+    assert 0 < scores["bleu"] < 100
+    assert 0 < scores["chrf"] < 100
+
+
+def test_bleu_minds_case_and_punctuation():
+    clips = [Clip(SILENCE, "hola", "Good morning, my dear friend.")]
+    assert quality.score(clips, [("hola", "good morning my dear friend")])["bleu"] < 50
+
+
+def test_recordings_without_translation_have_no_bleu():
+    assert quality.score([Clip(SILENCE, "hola")], [("ola", "hi")]).keys() == {"wer", "cer"}
+
+
+def test_held_out_sentences_are_five_hundred_distinct_pairs():
+    pairs = quality.held_out_pairs()
+    assert len(pairs) == len(set(pairs)) == 500
+    assert all(quality.normalise(side) for pair in pairs for side in pair)
+
+
+@dataclass(frozen=True)
+class Hum:
+    """A voice that hums a note of its own as long as the text; it cannot say numbers."""
+
+    language: str
+    name: str
+    level: int
+
+    def speak(self, texts, random):
+        return [
+            None if text.isdigit() else Speech(np.full(len(text), self.level, np.int16)) for text in texts
+        ]
+
+
+def test_voices_take_turns_and_what_they_cannot_say_is_left_out():
+    pairs = [("uno", "one"), ("dos", "two"), ("3", "three"), ("cuatro", "four")]
+    clips = quality.spoken(pairs, [Hum("es", "low", 8_192), Hum("es", "high", 16_384)])
+
+    assert [(clip.transcript, clip.translation) for clip in clips] == [pairs[0], pairs[1], pairs[3]]
+    assert [float(clip.waveform[0]) for clip in clips] == [0.25, 0.5, 0.5]
+    assert clips[2].waveform.shape == (6,)
+
+
+@pytest.mark.usefixtures("espeak_ng")
+@pytest.mark.parametrize("language", ["es", "en"])
+def test_held_out_voices_speak_the_same_every_time(language: str):
+    pairs = [("Tom, 1, 2.", "")] * 4
+    first = quality.spoken(pairs, held_out_voices(language))
+    again = quality.spoken(pairs, held_out_voices(language))
+
+    assert len(first) == len(pairs)
+    for clip, repeated in zip(first, again, strict=True):
+        assert 0.5 < len(clip.waveform) / 16_000 < 5
+        np.testing.assert_array_equal(clip.waveform, repeated.waveform)
+
+
+def test_manifest_is_read_by_language(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", SILENCE[:800], 8_000)
+    soundfile.write(tmp_path / "b.wav", SILENCE, 16_000)
+    (tmp_path / "manifest.tsv").write_text(
+        'file\tlang\ttranscript\tnote\na.wav\tes\tdijo "hola\t\nb.wav\ten\thello\tx\nno.wav\tfr\tsalut\t\n'
+    )
+    clips = quality.recorded(tmp_path, ["es", "en"])
+
+    assert {language: [clip.transcript for clip in some] for language, some in clips.items()} == {
+        "es": ['dijo "hola'],
+        "en": ["hello"],
+    }
+    assert clips["es"][0].waveform.shape == (1_600,)
+
+
+def test_evaluate_asks_for_each_clip_in_its_language():
+    asked = []
+
+    def hear(model, waveform, source, target):
+        asked.append((model, len(waveform), source, target))
+        return "hola", "Hello there, my friend."
+
+    clips = [Clip(SILENCE[:n], "Hola.", "Hello there, my friend.") for n in (10, 20)]
+    scores = quality.evaluate("model", clips, "es", "en", hear)
+
+    assert asked == [("model", 10, "es", "en"), ("model", 20, "es", "en")]
+    assert scores["wer"] == 0
+
+
+def test_table_has_percentages_and_a_gap_where_nothing_was_measured():
+    results = {"whole": {"es-en": {"wer": 0.038, "cer": 0.01, "bleu": 45.25, "chrf": 60.0}}}
+    results["half"] = {"es-en": {"wer": 1.5, "cer": 0.5}}
+    lines = quality.table(json.loads(json.dumps(results))).splitlines()
+
+    assert lines[1].split() == ["whole", "es-en", "3.8", "1.0", "45.2", "60.0"]
+    assert lines[2].split() == ["half", "es-en", "150.0", "50.0", "-", "-"]
