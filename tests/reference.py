@@ -95,7 +95,7 @@ def random_audio_config(rng: random.Random, vocab_offset: int) -> dict[str, Any]
         "conf_attention_chunk_size": rng.choice([6, 12]),
         "conf_attention_context_left": rng.choice([7, 13]),
         "conf_reduction_factor": rng.choice([2, 4]),
-        "sscp_conv_channel_size": [rng.choice([8, 12]), rng.choice([4, 8])],
+        "sscp_conv_channel_size": [rng.choice([16, 24, 32]), rng.choice([12, 16])],
     }
 
 
