@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.config import AudioConfig, ModelConfig, TextConfig
 from pipeline.errors import CheckpointError
-from pipeline.layout import describe, slice_config
+from pipeline.layout import describe, empty_parts, slice_config
 from pipeline.model import Gemma3n
 from tests import reference
 
@@ -88,3 +89,28 @@ def test_widths_that_the_checkpoint_does_not_have_are_refused(model):
     for widths in ([*whole[:-1], whole[-1] + 1], [*whole[:-1], 0], whole[:-1], 10**6):
         with pytest.raises(CheckpointError, match="ffn_widths must be"):
             slice_config(model.config, widths)
+
+
+@pytest.mark.parametrize(
+    ("text", "core", "per_layer"),
+    [
+        (
+            {"num_hidden_layers": 30, "num_kv_shared_layers": 10, "intermediate_size": 8192},
+            1_884_521_568,
+            2_013_265_920,
+        ),
+        ({}, 3_949_030_128, 2_348_810_240),
+    ],
+    ids=["E2B", "E4B"],
+)
+def test_published_sizes(text, core, per_layer):
+    """Parameters of google/gemma-3n-E2B and -E4B, without vision and without what no layer uses."""
+    config = ModelConfig(TextConfig.from_dict(text), AudioConfig.from_dict({}))
+    parts = {
+        prefix: sum(parameter.numel() for parameter in part.parameters())
+        for prefix, part in empty_parts(config).items()
+    }
+
+    assert parts["model.language_model"] == core + per_layer + 262_400 * 2048
+    assert parts["model.audio_tower"] == 681_348_640
+    assert parts["model.embed_audio"] == 128 * 1536 + 2 * 1536 + 1536 * 2048
