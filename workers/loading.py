@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,16 +14,16 @@ from pipeline.translation import SpeechTranslator
 from workers.protocols import DecoderStream, EncoderStream, OpenStream
 
 
-def load_encoder(path: Path, device: str, dtype: str) -> OpenStream[EncoderStream]:
+def load_encoder(path: str, device: str, dtype: str) -> OpenStream[EncoderStream]:
     """Load what front halves of streams need.
 
     Args:
-        path: the model's folder.
+        path: the model's folder, or its Hugging Face id.
         device: in torch's words.
         dtype: name of a torch dtype.
 
     Raises:
-        CheckpointError: the folder is not a model.
+        CheckpointError: it is not a model.
     """
     model = Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype))
     open_stream = partial(SpeechEncoder, model)
@@ -32,7 +31,7 @@ def load_encoder(path: Path, device: str, dtype: str) -> OpenStream[EncoderStrea
     return open_stream
 
 
-def load_decoder(path: Path, device: str, dtype: str) -> OpenStream[DecoderStream]:
+def load_decoder(path: str, device: str, dtype: str) -> OpenStream[DecoderStream]:
     """Load what back halves of streams need; arguments and errors as for :func:`load_encoder`."""
     return partial(SpeechTranslator, Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype)))
 

@@ -18,8 +18,9 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray  # noqa: E402
-from ray.exceptions import RayError  # noqa: E402
+from ray.exceptions import RayError, RayTaskError  # noqa: E402
 
+from pipeline.errors import SurtitleError  # noqa: E402
 from workers.host import StreamHost  # noqa: E402
 from workers.messages import Reply, Request, WorkerInfo, WorkerStats  # noqa: E402
 from workers.protocols import Load, WorkerLostError  # noqa: E402
@@ -101,6 +102,10 @@ def stop_local() -> None:
 async def _reply(call: Awaitable[Answer]) -> Answer:
     try:
         return await call
+    except RayTaskError as error:
+        if isinstance(error.cause, SurtitleError):
+            raise error.cause from None
+        raise WorkerLostError(f"the worker failed ({type(error.cause).__name__})") from error
     except RayError as error:
         # Only the kind: the message of a Ray error ends in the actor's traceback.
         raise WorkerLostError(f"the worker's process does not answer ({type(error).__name__})") from error

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipeline.errors import SurtitleError
 from workers.messages import Outcome, Push, Release, Reply, Request
 from workers.protocols import Worker, WorkerLostError
 
@@ -139,7 +140,7 @@ class Pump:
         while True:
             try:
                 await self.start()
-            except WorkerLostError as error:
+            except SurtitleError as error:
                 logger.error("%s does not start: %s", self.name, error)
                 self._fail(())
                 await asyncio.sleep(self._patience)

@@ -6,23 +6,25 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import pipeline
-from pipeline.wire.protocol import SUBPROTOCOL, Limits
+from pipeline.cli import NANO
+from pipeline.wire.protocol import Limits
 from workers import placement
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
+from workers.endpoints import STREAM_PATH
 from workers.gateway import Gateway
 from workers.loading import load_decoder, load_encoder
 from workers.metrics import Metrics
 from workers.placement import RayWorker
 from workers.pool import run_pool
+from workers.protocols import DecoderStream, EncoderStream, Load
 from workers.settings import Settings, SettingsError, read_settings
-
-NANO = Path(pipeline.__file__).parent / "nano"
-"""Folder of the bundled model."""
 
 
 def run(
@@ -56,42 +58,77 @@ def run(
         encoder_workers=encoder_workers,
         decoder_workers=decoder_workers,
     )
-    try:
-        placement.start_local()
-        asyncio.run(_serve(settings))
-    except KeyboardInterrupt:
-        return
-    finally:
-        placement.stop_local()
+    path = settings.model if settings.model is not None else str(NANO)
+    serve(
+        settings,
+        Path(path).name,
+        partial(load_encoder, path, settings.device, settings.dtype),
+        partial(load_decoder, path, settings.device, settings.dtype),
+    )
 
 
-async def _serve(settings: Settings) -> None:
+def serve(
+    settings: Settings, model: str, encoder: Load[EncoderStream], decoder: Load[DecoderStream]
+) -> None:
+    """Serve until SIGINT or SIGTERM, with workers that load what they are given.
+
+    Args:
+        settings: how to serve.
+        model: the model's name, for clients.
+        encoder: loads what encoder workers host.
+        decoder: loads what decoder workers host.
+
+    Raises:
+        SettingsError: the address is taken.
+        SurtitleError: whatever loading raises.
+    """
+    # Ray starts and stops in a thread of its own: there no signal interrupts it half-way, and the kernel
+    # kills Ray's processes when the thread that started them ends.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray") as ray_thread:
+        try:
+            asyncio.run(_until_signal(_serve(settings, model, encoder, decoder), ray_thread))
+        finally:
+            ray_thread.submit(placement.stop_local).result()
+
+
+async def _until_signal(serving: Coroutine[None, None, None], ray_thread: ThreadPoolExecutor) -> None:
+    """Start Ray and serve until SIGINT or SIGTERM, then unwind."""
     loop = asyncio.get_running_loop()
-    serving = asyncio.current_task()
-    assert serving is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, serving.cancel)
-    try:
-        await _serve_for_ever(settings)
-    except asyncio.CancelledError:
-        return
+    signalled: asyncio.Future[None] = loop.create_future()
+
+    def handle_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: signalled.done() or signalled.set_result(None))
+
+    handle_signals()
+    await loop.run_in_executor(ray_thread, placement.start_local)
+    handle_signals()  # Ray has put its own in their place
+    task = asyncio.ensure_future(serving)
+    await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
-async def _serve_for_ever(settings: Settings) -> None:
+async def _serve(
+    settings: Settings, model: str, encoder: Load[EncoderStream], decoder: Load[DecoderStream]
+) -> None:
+    workers = settings.encoder_workers + settings.decoder_workers
+    place = {
+        "capacity": settings.streams,
+        "threads": settings.threads or max(1, (os.cpu_count() or 1) // workers),
+        "gpus": 1 / workers if settings.device.startswith("cuda") else 0.0,
+    }
+    encoders = [RayWorker(EncoderWorker, encoder, **place) for _ in range(settings.encoder_workers)]
+    decoders = [RayWorker(DecoderWorker, decoder, **place) for _ in range(settings.decoder_workers)]
     metrics = Metrics()
-    encoders, decoders = _workers(settings)
     async with run_pool(encoders, decoders, metrics) as pool:
-        gateway = Gateway(
-            pool.encoders,
-            pool.decoders,
-            metrics=metrics,
-            model=_model_path(settings).name,
-            limits=Limits(resume_seconds=settings.resume_seconds),
-        )
+        limits = Limits(resume_seconds=settings.resume_seconds)
+        gateway = Gateway(pool.encoders, pool.decoders, metrics=metrics, model=model, limits=limits)
         try:
             async with gateway.serve(settings.host, settings.port) as server:
                 host, port = server.sockets[0].getsockname()[:2]
-                print(_ready_line(host, port, settings), file=sys.stderr, flush=True)
+                print(_ready_line(host, port, model, settings), file=sys.stderr, flush=True)
                 await server.wait_closed()
         except OSError as error:
             raise SettingsError(
@@ -99,32 +136,10 @@ async def _serve_for_ever(settings: Settings) -> None:
             ) from None
 
 
-def _workers(settings: Settings) -> tuple[list[RayWorker], list[RayWorker]]:
-    number = settings.encoder_workers + settings.decoder_workers
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // number)
-    load = (_model_path(settings), settings.device, settings.dtype)
-    gpus = 1 / number if settings.device.startswith("cuda") else 0.0
-
-    def workers(host: type[EncoderWorker | DecoderWorker], loader: object, count: int) -> list[RayWorker]:
-        return [
-            RayWorker(host, partial(loader, *load), capacity=settings.streams, threads=threads, gpus=gpus)
-            for _ in range(count)
-        ]
-
-    return (
-        workers(EncoderWorker, load_encoder, settings.encoder_workers),
-        workers(DecoderWorker, load_decoder, settings.decoder_workers),
-    )
-
-
-def _model_path(settings: Settings) -> Path:
-    return Path(settings.model) if settings.model is not None else NANO
-
-
-def _ready_line(host: str, port: int, settings: Settings) -> str:
+def _ready_line(host: str, port: int, model: str, settings: Settings) -> str:
     address = f"[{host}]" if ":" in host else host
     encoders, decoders = settings.encoder_workers, settings.decoder_workers
     return (
-        f"surtitle ready on ws://{address}:{port}/v1/stream (model {_model_path(settings).name}, "
+        f"surtitle ready on ws://{address}:{port}{STREAM_PATH} (model {model}, "
         f"{encoders} encoder worker{'s' * (encoders > 1)}, {decoders} decoder worker{'s' * (decoders > 1)})"
     )

@@ -89,3 +89,13 @@ async def client(url, *messages, **options):
 async def _server():
     async with running() as server:
         yield server
+
+
+@pytest.fixture(name="ray", scope="session")
+def _ray():
+    """A real Ray; started once, for its start takes seconds."""
+    from workers import placement
+
+    placement.start_local()
+    yield
+    placement.stop_local()
