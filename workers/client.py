@@ -114,7 +114,7 @@ async def _send(connection: ClientConnection, audio: AsyncIterator[bytes]) -> No
             await connection.send(frame)
         await connection.send('{"type":"stop"}')
     except SurtitleError:
-        await connection.close()
+        connection.transport.close()  # ends the receiving side, too
         raise
 
 
@@ -129,7 +129,8 @@ async def _paced(pcm: bytes) -> AsyncIterator[bytes]:
 
 
 def _pcm(waveform: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    return (np.clip(waveform, -1.0, 1.0) * 32_767).round().astype("<i2").tobytes()
+    # Full scale is 32,768, so that 16-bit recordings arrive as they are.
+    return np.clip(np.rint(waveform * 32_768), -32_768, 32_767).astype("<i2").tobytes()
 
 
 def _required(path: Path | None) -> Path:

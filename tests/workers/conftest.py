@@ -21,7 +21,7 @@ from workers.pool import run_pool
 
 @asynccontextmanager
 async def running(*, encoders=None, decoders=None, capacity=32, limits=Limits(), **options):
-    """Run a server; yields its ``url``, ``http`` address, ``gateway``, ``encoders`` and ``decoders``."""
+    """Run a server; yields its ``url``, ``http`` address, ``gateway``, ``listener``, workers."""
     encoders = encoders or [EncoderWorker(load_encoder, capacity=capacity)]
     decoders = decoders or [DecoderWorker(load_decoder, capacity=capacity)]
     metrics = Metrics()
@@ -36,6 +36,7 @@ async def running(*, encoders=None, decoders=None, capacity=32, limits=Limits(),
                 address=address,
                 http=f"http://{address}",
                 gateway=gateway,
+                listener=server,
                 metrics=metrics,
                 encoders=encoders,
                 decoders=decoders,

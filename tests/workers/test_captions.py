@@ -1,0 +1,57 @@
+"""Captions show finals once, and on a terminal the running utterance."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from workers.captions import Captions
+
+
+def transcript(stable, tentative="", *, final=False, start=0.0):
+    return {
+        "type": "transcript",
+        "start": start,
+        "stable": stable,
+        "tentative": tentative,
+        "final": final,
+    }
+
+
+def translation(stable, **fields):
+    return {**transcript(stable, **fields), "type": "translation", "target": "en"}
+
+
+EVENTS = [
+    {"type": "ready"},
+    transcript("Buenos", " día", start=61.25),
+    translation("Good", tentative=" d", start=61.25),
+    transcript("Buenos días.", final=True, start=61.25),
+    translation("Good day.", final=True, start=61.25),
+    transcript("", final=True, start=70.0),
+    {"type": "error", "code": "bad_message", "message": "no", "fatal": False},
+    {"type": "done"},
+]
+
+
+def shown(**options):
+    output = io.StringIO()
+    with Captions(Console(file=output, width=80, **options), "es") as captions:
+        for event in EVENTS:
+            captions.show(event)
+    return output.getvalue()
+
+
+def test_without_a_terminal_finals_are_printed_plainly():
+    assert shown() == (
+        "01:01.2  es  Buenos días.\n         en  Good day.\nbad_message: no\n"
+    )
+
+
+def test_on_a_terminal_the_running_utterance_is_shown():
+    text = shown(force_terminal=True, color_system=None)
+
+    assert "es  Buenos día" in text
+    assert "en  Good d" in text
+    assert text.count("Good day.") == 1

@@ -1,0 +1,57 @@
+"""surtitle.toml is read, or refused with a sentence that says what to change."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from workers import settings
+from workers.settings import Settings, SettingsError, read_settings
+
+
+def read(tmp_path, text):
+    path = tmp_path / "surtitle.toml"
+    path.write_text(text)
+    return read_settings(path)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert read(tmp_path, "") == Settings()
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path):
+    example = settings.__doc__.split(".. code-block:: toml\n")[1].replace("\n    ", "\n")
+
+    assert read(tmp_path, example) == Settings(model="models/gemma-3n-E2B-it", threads=2)
+
+
+def test_the_command_line_goes_first():
+    assert Settings(port=1).override(port=2, host=None) == Settings(port=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("port = 1", "no table [port] is known; accepted are server, model, workers"),
+        ("[servers]", "no table [servers] is known"),
+        ("[server]\nprot = 1", "[server] has no key 'prot'; accepted are host, port, resume_seconds"),
+        ("[server]\nport = '1'", "server.port must be of type int, got '1'"),
+        ("[server]\nport = true", "server.port must be of type int, got True"),
+        ("[server]\nport = 65536", "port must be from 0 to 65535, got 65536"),
+        ("[server]\nresume_seconds = 'long'", "server.resume_seconds must be of type int or float"),
+        ("[workers]\nthreads = 0", "threads must be from 1 to 1024, got 0"),
+        ("[model]\ndtype = 'int4'", "dtype must be float32 or bfloat16, got 'int4'"),
+        ("[server", "not a TOML file"),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path, text, sentence):
+    with pytest.raises(SettingsError, match=re.escape(sentence)) as caught:
+        read(tmp_path, text)
+
+    assert "surtitle.toml" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="none.toml: cannot be read: No such file"):
+        read_settings(tmp_path / "none.toml")
