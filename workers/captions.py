@@ -28,7 +28,9 @@ class Captions:
         self._source = source
         # Newest text of the running utterance by language, the spoken one first.
         self._running: dict[str, Text] = {}
-        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self._live = (
+            Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Self:
         if self._live is not None:

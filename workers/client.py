@@ -130,7 +130,8 @@ async def _paced(pcm: bytes) -> AsyncIterator[bytes]:
 
 def _pcm(waveform: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
     # Full scale is 32,768, so that 16-bit recordings arrive as they are.
-    return np.clip(np.rint(waveform * 32_768), -32_768, 32_767).astype("<i2").tobytes()
+    pcm: bytes = np.clip(np.rint(waveform * 32_768), -32_768, 32_767).astype("<i2").tobytes()
+    return pcm
 
 
 def _required(path: Path | None) -> Path:
@@ -142,7 +143,7 @@ def _required(path: Path | None) -> Path:
 async def _microphone() -> AsyncIterator[bytes]:
     """Frames from the default microphone until SIGINT; sounddevice is an optional dependency."""
     try:
-        import sounddevice  # noqa: PLC0415
+        import sounddevice  # type: ignore[import-not-found]  # noqa: PLC0415
     except (ImportError, OSError) as error:  # OSError: the package is there, PortAudio is not
         raise AudioError(
             f"the microphone needs the package sounddevice and PortAudio ({error}); "

@@ -81,7 +81,7 @@ class Endpoints:
                 return Answer(HTTPStatus.UPGRADE_REQUIRED, f"{url.path} is a WebSocket endpoint.\n")
             return None if url.path == STREAM_PATH else self._viewing(url.path, query)
         if found := _SUBTITLES.fullmatch(url.path):
-            return self._subtitles(*found.groups(), query)
+            return self._subtitles(found[1], found[2], query)
         match url.path:
             case "/":
                 return Answer(HTTPStatus.OK, self._index, "text/html; charset=utf-8")

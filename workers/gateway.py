@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import cast
 
@@ -19,6 +20,7 @@ from pipeline.errors import ProtocolError, SurtitleError
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event, Sequencer, encode
 from pipeline.wire.protocol import (
+    INTERNAL,
     NORMAL,
     POLICY,
     SUBPROTOCOL,
@@ -34,6 +36,8 @@ from workers.protocols import StreamError
 from workers.pump import Pump
 from workers.registry import Registry
 from workers.sessions import LiveStream
+
+logger = logging.getLogger(__name__)
 
 START_SECONDS = 10.0
 """How long a client may take to send ``start``."""
@@ -89,12 +93,11 @@ class Gateway:
         self._owners: dict[str, asyncio.Future[None]] = {}
 
     @asynccontextmanager
-    async def serve(self, host: str, port: int) -> AsyncIterator[Server]:
-        """Listen on ``host`` and ``port`` (0: any free one); leaving ends all streams, then connections."""
+    async def serve(self, sock: socket.socket) -> AsyncIterator[Server]:
+        """Accept connections of a listening socket; leaving ends all streams, then connections."""
         server = await serve(
             self._handle,
-            host,
-            port,
+            sock=sock,
             process_request=self._process_request,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             select_subprotocol=_select_subprotocol,
@@ -124,12 +127,17 @@ class Gateway:
     async def _handle(self, connection: ServerConnection) -> None:
         _give_up_on_the_dead(connection)
         assert connection.request is not None
-        with suppress(ConnectionClosed):
+        try:
             match self._endpoints.get(connection.request.path, upgrade=True):
                 case None:
                     await self._speak(connection)
                 case Viewing() as viewing:
                     await self._view(connection, viewing)
+        except ConnectionClosed:
+            return
+        except Exception:
+            logger.exception("a connection failed")
+            await connection.close(INTERNAL)
 
     async def _view(self, connection: ServerConnection, viewing: Viewing) -> None:
         self._metrics.viewers.inc()
@@ -164,7 +172,8 @@ class Gateway:
         finally:
             if self._owners[stream.id] is superseded:
                 del self._owners[stream.id]
-                self.registry.detached(stream)
+                close = connection.protocol.close_rcvd
+                self.registry.detached(stream, left=close is not None and close.code == NORMAL)
         if superseded.done():
             await connection.close(SUPERSEDED, "another connection resumed the stream")
 

@@ -33,7 +33,9 @@ def load_encoder(path: str, device: str, dtype: str) -> OpenStream[EncoderStream
 
 def load_decoder(path: str, device: str, dtype: str) -> OpenStream[DecoderStream]:
     """Load what back halves of streams need; arguments and errors as for :func:`load_encoder`."""
-    return partial(SpeechTranslator, Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype)))
+    return partial(
+        SpeechTranslator, Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype))
+    )
 
 
 def _warm_up(model: Gemma3n, open_stream: OpenStream[EncoderStream]) -> None:

@@ -17,13 +17,13 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray  # noqa: E402
-from ray.exceptions import RayError, RayTaskError  # noqa: E402
+import ray
+from ray.exceptions import RayError, RayTaskError
 
-from pipeline.errors import SurtitleError  # noqa: E402
-from workers.host import StreamHost  # noqa: E402
-from workers.messages import Reply, Request, WorkerInfo, WorkerStats  # noqa: E402
-from workers.protocols import Load, WorkerLostError  # noqa: E402
+from pipeline.errors import SurtitleError
+from workers.host import StreamHost
+from workers.messages import Reply, Request, WorkerInfo, WorkerStats
+from workers.protocols import Load, WorkerLostError
 
 OBJECT_STORE_BYTES = 100_000_000
 """Calls are kept below what would pass through the object store; this is nearly the least Ray takes."""

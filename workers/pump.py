@@ -106,7 +106,7 @@ class Pump:
         return future
 
     def _take(self) -> list[tuple[Request[Any], asyncio.Future[Outcome]]]:
-        batch = []
+        batch: list[tuple[Request[Any], asyncio.Future[Outcome]]] = []
         room = CALL_BYTES
         while self._waiting:
             request, future = self._waiting[0]

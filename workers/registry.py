@@ -113,9 +113,11 @@ class Registry:
         if stream.id in self._tasks:
             self._cancel_timer(stream)
 
-    def detached(self, stream: LiveStream) -> None:
-        """The stream has no connection: stop it, unless one comes in time."""
-        if stream.id in self._tasks:
+    def detached(self, stream: LiveStream, *, left: bool) -> None:
+        """The stream has no connection: stop it, unless one comes in time or the client ``left`` for good."""
+        if left:
+            stream.command(commands.Stop())
+        elif stream.id in self._tasks:
             self._set_timer(stream, lambda: stream.command(commands.Stop()))
 
     def end(self, stream: LiveStream) -> None:

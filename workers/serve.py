@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,7 @@ from workers.settings import Settings, SettingsError, read_settings
 
 
 def run(
+    *,
     host: str | None = None,
     port: int | None = None,
     model: str | None = None,
@@ -67,9 +70,7 @@ def run(
     )
 
 
-def serve(
-    settings: Settings, model: str, encoder: Load[EncoderStream], decoder: Load[DecoderStream]
-) -> None:
+def serve(settings: Settings, model: str, encoder: Load[EncoderStream], decoder: Load[DecoderStream]) -> None:
     """Serve until SIGINT or SIGTERM, with workers that load what they are given.
 
     Args:
@@ -82,11 +83,16 @@ def serve(
         SettingsError: the address is taken.
         SurtitleError: whatever loading raises.
     """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # who knocks with garbage is no error of ours
     # Ray starts and stops in a thread of its own: there no signal interrupts it half-way, and the kernel
     # kills Ray's processes when the thread that started them ends.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray") as ray_thread:
+    with (
+        _listen(settings.host, settings.port) as sock,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray") as ray_thread,
+    ):
         try:
-            asyncio.run(_until_signal(_serve(settings, model, encoder, decoder), ray_thread))
+            asyncio.run(_until_signal(_serve(sock, settings, model, encoder, decoder), ray_thread))
         finally:
             ray_thread.submit(placement.stop_local).result()
 
@@ -94,46 +100,55 @@ def serve(
 async def _until_signal(serving: Coroutine[None, None, None], ray_thread: ThreadPoolExecutor) -> None:
     """Start Ray and serve until SIGINT or SIGTERM, then unwind."""
     loop = asyncio.get_running_loop()
-    signalled: asyncio.Future[None] = loop.create_future()
+    signalled = asyncio.Event()
 
     def handle_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, lambda: signalled.done() or signalled.set_result(None))
+            loop.add_signal_handler(number, signalled.set)
 
     handle_signals()
     await loop.run_in_executor(ray_thread, placement.start_local)
     handle_signals()  # Ray has put its own in their place
     task = asyncio.ensure_future(serving)
-    await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+    waiting = asyncio.create_task(signalled.wait())
+    await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+    waiting.cancel()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the address before anything is loaded; who connects early waits until the server is ready."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
 async def _serve(
-    settings: Settings, model: str, encoder: Load[EncoderStream], decoder: Load[DecoderStream]
+    sock: socket.socket,
+    settings: Settings,
+    model: str,
+    encoder: Load[EncoderStream],
+    decoder: Load[DecoderStream],
 ) -> None:
     workers = settings.encoder_workers + settings.decoder_workers
-    place = {
-        "capacity": settings.streams,
-        "threads": settings.threads or max(1, (os.cpu_count() or 1) // workers),
-        "gpus": 1 / workers if settings.device.startswith("cuda") else 0.0,
-    }
-    encoders = [RayWorker(EncoderWorker, encoder, **place) for _ in range(settings.encoder_workers)]
-    decoders = [RayWorker(DecoderWorker, decoder, **place) for _ in range(settings.decoder_workers)]
+    place = partial(
+        RayWorker,
+        capacity=settings.streams,
+        threads=settings.threads or max(1, (os.cpu_count() or 1) // workers),
+        gpus=1 / workers if settings.device.startswith("cuda") else 0.0,
+    )
+    encoders = [place(EncoderWorker, encoder) for _ in range(settings.encoder_workers)]
+    decoders = [place(DecoderWorker, decoder) for _ in range(settings.decoder_workers)]
     metrics = Metrics()
     async with run_pool(encoders, decoders, metrics) as pool:
         limits = Limits(resume_seconds=settings.resume_seconds)
         gateway = Gateway(pool.encoders, pool.decoders, metrics=metrics, model=model, limits=limits)
-        try:
-            async with gateway.serve(settings.host, settings.port) as server:
-                host, port = server.sockets[0].getsockname()[:2]
-                print(_ready_line(host, port, model, settings), file=sys.stderr, flush=True)
-                await server.wait_closed()
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
-            ) from None
+        async with gateway.serve(sock) as server:
+            print(_ready_line(*sock.getsockname()[:2], model, settings), file=sys.stderr, flush=True)
+            await server.wait_closed()
 
 
 def _ready_line(host: str, port: int, model: str, settings: Settings) -> str:

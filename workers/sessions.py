@@ -56,7 +56,8 @@ class _Heard:
 
 
 Control: TypeAlias = commands.Flush | commands.Mark | commands.Update | commands.Stop
-_CONTROLS = (commands.Flush, commands.Mark, commands.Update, commands.Stop, _Heard)
+Marker: TypeAlias = Control | _Heard
+_MARKERS = (commands.Flush, commands.Mark, commands.Update, commands.Stop, _Heard)
 
 
 class LiveStream:
@@ -275,11 +276,11 @@ class LiveStream:
             pump.release(self.id)
 
 
-def _runs(items: Iterable[object]) -> Iterator[tuple[Any, ...] | Control]:
-    """Commands one by one, and what stands between two of them as one tuple."""
-    for control, group in groupby(items, lambda item: isinstance(item, _CONTROLS)):
-        if control:
-            yield from cast(Iterator[Control], group)
+def _runs(items: Iterable[object]) -> Iterator[tuple[Any, ...] | Marker]:
+    """Commands and other markers one by one, and what stands between two of them as one tuple."""
+    for marker, group in groupby(items, lambda item: isinstance(item, _MARKERS)):
+        if marker:
+            yield from cast(Iterator[Marker], group)
         else:
             yield tuple(group)
 
@@ -299,4 +300,4 @@ def _audio_bytes(item: object) -> int:
 
 
 def _speech_bytes(item: object) -> int:
-    return 0 if isinstance(item, _CONTROLS) else SPEECH_EVENT_BYTES + item_bytes(item)
+    return 0 if isinstance(item, _MARKERS) else SPEECH_EVENT_BYTES + item_bytes(item)

@@ -28,10 +28,13 @@ TOO_SLOW = 4408
 POLICY = 1008
 """Close code of a connection whose client broke the rules."""
 
+INTERNAL = 1011
+"""Close code of a connection that failed by a fault of ours."""
+
 _CLOSE_CODES = {
     "frame_too_large": 1009,
-    "internal": 1011,
-    "worker_lost": 1011,
+    "internal": INTERNAL,
+    "worker_lost": INTERNAL,
     "shutting_down": 1012,
     "at_capacity": 1013,
 }

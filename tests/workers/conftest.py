@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
@@ -19,8 +21,19 @@ from workers.metrics import Metrics
 from workers.pool import run_pool
 
 
+DEFAULT_LIMITS = Limits()
+
+
+async def eventually(condition, seconds=20):
+    """Wait for something that happens elsewhere: in another process, in the kernel, on a timer."""
+    async with asyncio.timeout(seconds):
+        while not (outcome := await condition()):  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
+    return outcome
+
+
 @asynccontextmanager
-async def running(*, encoders=None, decoders=None, capacity=32, limits=Limits(), **options):
+async def running(*, encoders=None, decoders=None, capacity=32, limits=DEFAULT_LIMITS, **options):
     """Run a server; yields its ``url``, ``http`` address, ``gateway``, ``listener``, workers."""
     encoders = encoders or [EncoderWorker(load_encoder, capacity=capacity)]
     decoders = decoders or [DecoderWorker(load_decoder, capacity=capacity)]
@@ -29,8 +42,9 @@ async def running(*, encoders=None, decoders=None, capacity=32, limits=Limits(),
         gateway = Gateway(
             pool.encoders, pool.decoders, metrics=metrics, model="spelling", limits=limits, **options
         )
-        async with gateway.serve("127.0.0.1", 0) as server:
-            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        sock = socket.create_server(("127.0.0.1", 0))
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+        async with gateway.serve(sock) as server:
             yield SimpleNamespace(
                 url=f"ws://{address}/v1/stream",
                 address=address,
@@ -51,9 +65,7 @@ class Client:
 
     async def send(self, *messages):
         for message in messages:
-            if isinstance(message, dict):
-                message = json.dumps(message)
-            await self.connection.send(message)
+            await self.connection.send(json.dumps(message) if isinstance(message, dict) else message)
 
     async def receive(self):
         return json.loads(await self.connection.recv())

@@ -44,9 +44,7 @@ def shown(**options):
 
 
 def test_without_a_terminal_finals_are_printed_plainly():
-    assert shown() == (
-        "01:01.2  es  Buenos días.\n         en  Good day.\nbad_message: no\n"
-    )
+    assert shown() == ("01:01.2  es  Buenos días.\n         en  Good day.\nbad_message: no\n")
 
 
 def test_on_a_terminal_the_running_utterance_is_shown():

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from tests.workers.conftest import client, running
+from tests.workers.conftest import client
 
 START = {"type": "start", "source": "es", "targets": ["en"], "partials": False}
 

@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pipeline.wire.protocol import SUBPROTOCOL, Limits
-from tests.workers.conftest import client, running
+from tests.workers.conftest import client, eventually, running
 from tests.workers.doubles import load_encoder
 from workers.encoder import EncoderWorker
 from workers.messages import Push
@@ -23,9 +23,11 @@ def finals(received):
 
 async def emptied(workers):
     """Wait until no worker holds a stream."""
-    async with asyncio.timeout(5):
-        while any([(await worker.stats()).streams for worker in workers]):
-            await asyncio.sleep(0)
+
+    async def empty():
+        return not any([(await worker.stats()).streams for worker in workers])
+
+    await eventually(empty)
 
 
 async def test_speech_comes_back_as_transcript_and_translation(server):
@@ -225,9 +227,21 @@ async def test_a_vanished_client_leaves_nothing_behind():
             ready = await speaker.receive()
             speaker.connection.transport.abort()
         await emptied([*server.encoders, *server.decoders])
-        async with asyncio.timeout(5):
-            while server.gateway.registry.get(ready["stream_id"]) is not None:
-                await asyncio.sleep(0.01)
+
+        async def forgotten():
+            return server.gateway.registry.get(ready["stream_id"]) is None
+
+        await eventually(forgotten)
+
+
+async def test_a_client_that_leaves_is_stopped_at_once(server):
+    async with client(server.url, START, b"hola") as speaker:
+        ready = await speaker.receive()
+
+    await emptied([*server.encoders, *server.decoders])
+
+    last = server.gateway.registry.get(ready["stream_id"]).transcripts[-1]
+    assert (last.stable, last.final) == ("hola", True)
 
 
 async def test_the_subprotocol_is_optional(server):

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config import StreamConfig
 from pipeline.errors import CheckpointError
-from tests.workers.conftest import client, running
+from tests.workers.conftest import client, eventually, running
 from tests.workers.doubles import END, load_decoder, load_encoder
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
@@ -53,17 +53,20 @@ async def test_a_killed_worker_is_lost_and_can_be_started_again():
     info = await worker.start()
 
     os.kill(info.pid, signal.SIGKILL)
-    with pytest.raises(WorkerLostError):
-        async with asyncio.timeout(20):
-            while True:
-                await worker.check_health()
 
-    async with asyncio.timeout(20):
-        again = None
-        while again is None:
-            with suppress(WorkerLostError):
-                again = await worker.start()
-    assert again.pid != info.pid
+    async def lost():
+        try:
+            await worker.check_health()
+        except WorkerLostError:
+            return True
+        return False
+
+    async def started_again():
+        with suppress(WorkerLostError):
+            return await worker.start()
+
+    await eventually(lost)
+    assert (await eventually(started_again)).pid != info.pid
     assert (await worker.step([Open("a", StreamConfig())])).outcomes[0] == Done()
 
 
@@ -92,16 +95,13 @@ async def test_a_stream_on_a_killed_worker_ends_with_an_error_and_the_next_goes_
         async with client(server.url, {"type": "start"}, b"ho") as speaker:
             await speaker.until("transcript")
             os.kill((await decoder.start()).pid, signal.SIGKILL)
-            async with asyncio.timeout(20):
-                while speaker.connection.close_code is None:
-                    await speaker.send(b"la")
-                    error = (await speaker.receive())
-                    if error["type"] == "error":
-                        break
-            await speaker.rest()
-        async with asyncio.timeout(20):
-            while not server.gateway.registry.ready:
-                await asyncio.sleep(0.01)
+            await speaker.send(b"la")
+            error = (await speaker.rest())[-1]
+
+        async def ready():
+            return server.gateway.registry.ready
+
+        await eventually(ready)
         async with client(server.url, {"type": "start"}, b"hola", {"type": "stop"}) as speaker:
             received = await speaker.rest()
 

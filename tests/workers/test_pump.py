@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.workers.conftest import eventually
 from workers.messages import Done, Flush, Push, Reply, WorkerInfo
 from workers.protocols import WorkerLostError
 from workers.pump import CALL_BYTES, Pump, least_loaded, payload_bytes
@@ -86,7 +87,7 @@ async def test_a_call_stays_below_the_inline_limit():
 
     assert [len(call) for call in worker.calls] == [3, 3, 1]
     assert all(sum(map(payload_bytes, call)) <= CALL_BYTES for call in worker.calls)
-    assert sum(worker.calls, []) == requests
+    assert [request for call in worker.calls for request in call] == requests
 
 
 async def test_a_request_larger_than_a_call_travels_alone():
@@ -162,9 +163,11 @@ async def test_a_worker_is_tried_until_it_starts():
         with pytest.raises(WorkerLostError):
             await pump.request(Flush("a"))
         assert not pump.alive
-        async with asyncio.timeout(5):
-            while not pump.alive:
-                await asyncio.sleep(0.001)
+
+        async def alive():
+            return pump.alive
+
+        await eventually(alive)
 
     assert worker.starts == 4
 

@@ -109,6 +109,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
+CODES = {"bad_message", "unknown_type", "bad_audio", "unknown_language"}
 FIELDS = st.sampled_from(
     ["source", "targets", "audio", "partials", "resume", "id", "encoding", "sample_rate", "channels"]
 )
@@ -129,9 +130,9 @@ def test_any_fields_are_a_command_or_a_protocol_error(kind, fields):
 
 def _parse(text):
     try:
-        command = parse_command(text)
+        outcome = parse_command(text)
     except ProtocolError as error:
-        assert error.code in {"bad_message", "unknown_type", "bad_audio", "unknown_language"}
-        str(error).encode()
-    else:
-        assert isinstance(command, Start | Flush | Mark | Update | Stop)
+        outcome = error
+    assert isinstance(outcome, Start | Flush | Mark | Update | Stop | ProtocolError)
+    assert getattr(outcome, "code", "bad_message") in CODES
+    str(outcome).encode()

@@ -1,0 +1,89 @@
+"""The server as a process: it says when it is ready, serves, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+
+from tests.workers.conftest import client, eventually
+from workers.serve import run
+from workers.settings import SettingsError
+
+PROGRAM = """
+import sys
+from tests.workers.doubles import load_decoder, load_encoder
+from workers.serve import serve
+from workers.settings import Settings
+serve(Settings(port=int(sys.argv[1])), "spelling", load_encoder, load_decoder)
+"""
+
+
+@asynccontextmanager
+async def server(port=0):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(port),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def nothing_left(session):
+    """Whether no process of a session is alive."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(ProcessLookupError):
+            if os.getsid(int(name)) == session:
+                return False
+    return True
+
+
+async def test_serves_until_a_signal_and_leaves_nothing():
+    async with server() as process:
+        line = (await process.stderr.readline()).decode()
+        url = line.split()[3]
+        async with client(url, {"type": "start", "partials": False}, b"hola..") as speaker:
+            await speaker.until("translation")
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+            async with asyncio.timeout(15):
+                rest = await speaker.rest()
+                output, errors = await process.communicate()
+
+    assert line == (f"surtitle ready on {url} (model spelling, 1 encoder worker, 1 decoder worker)\n")
+    assert url.startswith("ws://127.0.0.1:")
+    assert rest[-1]["code"] == "shutting_down"
+    assert (process.returncode, output, errors) == (0, b"", b"")
+    await eventually(partial(nothing_left, process.pid))
+
+
+async def test_a_taken_address_is_said_so():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with server(port) as process:
+            _, errors = await process.communicate()
+
+    assert process.returncode != 0
+    assert f"SettingsError: cannot listen on 127.0.0.1:{port}" in errors.decode()
+
+
+def test_a_bad_configuration_ends_before_anything_starts(tmp_path):
+    (tmp_path / "surtitle.toml").write_text("[server]\nport = -1\n")
+
+    with pytest.raises(SettingsError, match="port must be from 0 to 65535, got -1"):
+        run(config=tmp_path / "surtitle.toml")
