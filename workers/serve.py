@@ -147,7 +147,8 @@ async def _serve(
         limits = Limits(resume_seconds=settings.resume_seconds)
         gateway = Gateway(pool.encoders, pool.decoders, metrics=metrics, model=model, limits=limits)
         async with gateway.serve(sock) as server:
-            print(_ready_line(*sock.getsockname()[:2], model, settings), file=sys.stderr, flush=True)
+            host, port = sock.getsockname()[:2]
+            print(_ready_line(host, port, model, settings), file=sys.stderr, flush=True)
             await server.wait_closed()
 
 

@@ -20,7 +20,6 @@ from workers.gateway import Gateway
 from workers.metrics import Metrics
 from workers.pool import run_pool
 
-
 DEFAULT_LIMITS = Limits()
 
 
@@ -96,6 +95,19 @@ async def client(url, *messages, **options):
         speaker = Client(connection)
         await speaker.send(*messages)
         yield speaker
+
+
+def finals(received):
+    return [(e["type"], e["utterance"], e["stable"]) for e in received if e.get("final")]
+
+
+async def emptied(workers):
+    """Wait until no worker holds a stream."""
+
+    async def empty():
+        return not any([(await worker.stats()).streams for worker in workers])
+
+    await eventually(empty)
 
 
 @pytest.fixture(name="server")

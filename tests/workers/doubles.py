@@ -12,6 +12,11 @@ from pipeline.wire import events
 END = ("end",)
 
 
+def letters(word):
+    """What the encoder half hears of a word."""
+    return tuple(("letter", letter) for letter in word)
+
+
 class SpellingEncoder:
     def __init__(self, config):
         self.open = False

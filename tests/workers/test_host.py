@@ -9,46 +9,16 @@ import pytest
 import torch
 
 from pipeline.config import StreamConfig
-from tests.workers.doubles import END, load_decoder, load_encoder
+from tests.workers.doubles import letters, load_decoder, load_encoder
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
-from workers.messages import Done, Failed, Flush, Open, Push, Release, Update, WorkerStats
+from workers.messages import Done, Failed, Open, Push, Release, Update, WorkerStats
 
 
 async def started(kind, load, **options):
     worker = kind(load, **options)
     await worker.start()
     return worker
-
-
-def letters(word):
-    return tuple(("letter", letter) for letter in word)
-
-
-async def test_encoder_streams_do_not_mix():
-    worker = await started(EncoderWorker, load_encoder)
-    await worker.step([Open("a", StreamConfig()), Open("b", StreamConfig())])
-
-    reply = await worker.step([Push("a", (b"u", b"no")), Push("b", (b"x.",)), Flush("a"), Flush("b")])
-
-    assert [outcome.items for outcome in reply.outcomes] == [
-        letters("uno"),
-        (*letters("x"), END),
-        (END,),
-        (),
-    ]
-
-
-async def test_decoder_streams_do_not_mix():
-    worker = await started(DecoderWorker, load_decoder)
-    config = StreamConfig(partials=False)
-    await worker.step([Open("a", config), Open("b", config)])
-    await worker.step([Push("a", letters("uno")), Push("b", letters("dos")), Update("b", ("fr",))])
-
-    reply = await worker.step([Push("a", (END,)), Push("b", (END,))])
-
-    texts = [[event.stable for event in outcome.items] for outcome in reply.outcomes]
-    assert texts == [["uno", "en:UNO"], ["dos", "fr:DOS"]]
 
 
 async def test_a_poisoned_stream_fails_alone():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.workers.conftest import client, running
+from tests.workers.conftest import client, eventually, running
 from workers.encoder import EncoderWorker
 from workers.messages import Push
 
@@ -41,8 +41,11 @@ async def test_lag_is_told_when_it_begins_and_when_it_ends():
         await speaker.send(*[bytes(32_000)] * 5, {"type": "mark"})
         ready = await speaker.receive()
         stream = server.gateway.registry.get(ready["stream_id"])
-        while stream.audio_received < 5:
-            await asyncio.sleep(0)
+
+        async def all_arrived():
+            return stream.audio_received == 5
+
+        await eventually(all_arrived)
         encoder.go.set()
         received = await speaker.until("mark")
 
@@ -62,11 +65,11 @@ async def test_frames_of_many_channels_are_kept_whole():
 
     start = {"type": "start", "audio": {"encoding": "pcm_f32le", "sample_rate": 8000, "channels": 3}}
     audio = bytes(range(240)) * 4_000
-    async with running(encoders=[EncoderWorker(lambda: Listening)]) as server:
-        async with client(server.url, start) as speaker:
-            cuts = range(0, len(audio), 50_001)
-            await speaker.send(*(audio[cut : cut + 50_001] for cut in cuts), {"type": "stop"})
-            done = (await speaker.rest())[-1]
+    listening = running(encoders=[EncoderWorker(lambda: Listening)])
+    async with listening as server, client(server.url, start) as speaker:
+        cuts = range(0, len(audio), 50_001)
+        await speaker.send(*(audio[cut : cut + 50_001] for cut in cuts), {"type": "stop"})
+        done = (await speaker.rest())[-1]
 
     assert b"".join(pieces) == audio
     assert all(len(piece) % 12 == 0 for piece in pieces)

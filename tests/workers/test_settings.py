@@ -53,5 +53,5 @@ def test_what_cannot_be_used_is_named(tmp_path, text, sentence):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SettingsError, match="none.toml: cannot be read: No such file"):
+    with pytest.raises(SettingsError, match=r"none\.toml: cannot be read: No such file"):
         read_settings(tmp_path / "none.toml")

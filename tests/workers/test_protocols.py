@@ -1,0 +1,29 @@
+"""Workers keep to the interface; errors carry the code for the client."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from workers.decoder import DecoderWorker
+from workers.encoder import EncoderWorker
+from workers.placement import RayWorker
+from workers.protocols import StreamError, Worker, WorkerLostError
+
+METHODS = [name for name, value in vars(Worker).items() if inspect.iscoroutinefunction(value)]
+
+
+@pytest.mark.parametrize("kind", [EncoderWorker, DecoderWorker, RayWorker])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kind_of_worker_keeps_to_the_interface(kind, method):
+    assert inspect.signature(getattr(kind, method)) == inspect.signature(getattr(Worker, method))
+
+
+def test_the_interface_is_complete():
+    assert set(METHODS) == {"start", "step", "stats", "check_health"}
+
+
+def test_errors_carry_their_code():
+    assert StreamError("full", code="at_capacity").code == "at_capacity"
+    assert WorkerLostError("gone").code == "worker_lost"
