@@ -17,9 +17,8 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` [..., dim]."""
-        # Under autocast x is bfloat16 and the weight float32; the fused kernel wants them alike.
-        wide = x.to(self.weight.dtype)
-        return F.rms_norm(wide, self.normalized_shape, self.weight, self.eps).to(x.dtype)
+        # The fused kernel wants both of one type; it computes in float32 whatever that is.
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 @dataclass

@@ -393,7 +393,7 @@ _VARIANTS = (
 ).split()
 _ACCENTS = {
     "es": ("es", "es-419"),
-    "en": ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029"),
+    "en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029"),
 }
 
 
@@ -423,7 +423,7 @@ def training_voices(language: str) -> list[tuple[float, list[Voice]]]:
 
 def held_out_voices(language: str) -> list[Voice]:
     """Voices never heard in training, of an engine that was."""
-    accents = {"es": ("es", "es-419"), "en": ("en-us", "en-gb")}[language]
+    accents = {"es": ("es", "es-419"), "en": ("en-us", "en")}[language]
     return [EspeakVoice(language, f"{a}+{v}") for a in accents for v in sorted(HELD_OUT_VARIANTS)]
 
 

@@ -117,8 +117,17 @@ def speak_chunk(pairs: Sequence[Pair], seed: int, item: tuple[int, str, list[int
     )
 
 
-def _make(folder: Path, pairs: Sequence[Pair], seed: int, item: tuple[int, str, list[int]]) -> str:
-    index, chunk = speak_chunk(pairs, seed, item)
+_pairs: Sequence[Pair] = ()
+
+
+def _receive_pairs(pairs: Sequence[Pair]) -> None:
+    # The text goes to each process once, not with every task.
+    global _pairs  # noqa: PLW0603
+    _pairs = pairs
+
+
+def _make(folder: Path, seed: int, item: tuple[int, str, list[int]]) -> str:
+    index, chunk = speak_chunk(_pairs, seed, item)
     chunk.save(chunk_path(folder, index))
     return chunk.voice
 
@@ -138,6 +147,6 @@ def synthesise(pairs: Sequence[Pair], folder: Path, chunks: int, processes: int,
     # The engines are C libraries with global state and their own threads: one process each, not forked.
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with context.Pool(processes) as pool:
-        for _ in pool.imap_unordered(partial(_make, folder, pairs, seed), todo):
+    with context.Pool(processes, _receive_pairs, (pairs,)) as pool:
+        for _ in pool.imap_unordered(partial(_make, folder, seed), todo):
             pass

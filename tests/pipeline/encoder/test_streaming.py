@@ -18,7 +18,7 @@ from pipeline.encoder.streaming import EncoderState, StreamingEncoder
 Mel = Callable[[int, int], torch.Tensor]
 
 LONGEST = 12_000
-"""Mel frames of 120 s."""
+"""Mel frames of 120 s, all of ``long_mel``."""
 
 PIECE = st.one_of(st.integers(0, 3), st.integers(1, 60), st.integers(1, 4000))
 """Mel frames pushed at once, up to 40 s."""
@@ -27,11 +27,6 @@ PIECE = st.one_of(st.integers(0, 3), st.integers(1, 60), st.integers(1, 4000))
 @pytest.fixture(scope="module")
 def streaming(small_encoder: AudioEncoder) -> StreamingEncoder:
     return StreamingEncoder(small_encoder)
-
-
-@pytest.fixture(scope="module")
-def long_mel() -> torch.Tensor:
-    return torch.randn(LONGEST, 16) + torch.randn(LONGEST // 100, 1).mul(3).repeat_interleave(100, 0) - 6
 
 
 def push_all(

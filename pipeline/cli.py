@@ -1,0 +1,261 @@
+"""The ``surtitle`` command.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 on success, 2 on wrong usage
+or input that cannot be used (one line says why), 1 on any other failure, 130 when interrupted.
+
+Modules that load torch, Ray or websockets are imported by the commands that need them: ``--help`` and
+usage errors answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+import pipeline
+from pipeline.errors import SurtitleError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.model import Gemma3n
+    from pipeline.wire.events import Event
+
+NANO = Path(pipeline.__file__).parent / "nano"
+"""Folder of the bundled model."""
+
+FORMATS = ("text", "json", "srt", "vtt")
+
+SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+INPUT_ERRORS = frozenset({"bad_audio", "unknown_language", "bad_model", "bad_settings", "bad_message"})
+"""Codes of the errors that other input would not have met; they are usage errors."""
+
+LIVE_PIECE = 1_600
+"""Samples in a piece of a live stream: 100 ms at 16 kHz."""
+
+
+class UsageError(SurtitleError):
+    """Options that do not go together, or an output that cannot be written."""
+
+    code = "bad_usage"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: after ``--help`` and on wrong usage, as argparse has it.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except SurtitleError as error:
+        print(f"surtitle: {error}", file=sys.stderr)
+        return USAGE if error.code in INPUT_ERRORS or isinstance(error, UsageError) else FAILURE
+    except BrokenPipeError:
+        # Whoever read us has seen enough; the interpreter must not try to flush on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return SUCCESS
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers wrong usage in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="surtitle", description="Live speech translation with Gemma 3n.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    translate = commands.add_parser("translate", help="transcribe and translate a recording")
+    translate.add_argument("recording", type=Path, metavar="TALK.wav")
+    _add_languages(translate)
+    _add_model(translate)
+    translate.add_argument("--format", choices=FORMATS, help="of the result (default: text)")
+    translate.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    translate.add_argument(
+        "--realtime",
+        action="store_true",
+        help="hear it as a live stream at the speed of speech; prints one protocol event a line, as JSON",
+    )
+    translate.set_defaults(run=_translate)
+
+    serve = commands.add_parser("serve", help="serve live streams over WebSockets")
+    serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8765)")
+    _add_model(serve)
+    serve.add_argument("--config", type=Path, metavar="surtitle.toml", help="configuration file")
+    serve.add_argument("--encoder-workers", type=int, metavar="N", help="processes that encode (default: 1)")
+    serve.add_argument("--decoder-workers", type=int, metavar="N", help="processes that decode (default: 1)")
+    serve.set_defaults(run=_serve)
+
+    listen = commands.add_parser("listen", help="send speech to a server and show live captions")
+    speech = listen.add_mutually_exclusive_group(required=True)
+    speech.add_argument("recording", type=Path, nargs="?", metavar="TALK.wav")
+    speech.add_argument("--microphone", action="store_true", help="until Ctrl-C")
+    listen.add_argument("--url", default="ws://127.0.0.1:8765/v1/stream", help="default: %(default)s")
+    _add_languages(listen)
+    listen.set_defaults(run=_listen)
+
+    model = commands.add_parser("model", help="look into models").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    info = model.add_parser("info", help="parameters and bytes by part, and the sub-models inside")
+    info.add_argument("model", metavar="DIR", help="folder in Hugging Face layout, or a Hugging Face id")
+    info.set_defaults(run=_model_info)
+    return parser
+
+
+def _add_languages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from", dest="source", required=True, metavar="LANGUAGE", help="spoken, as in: --from es"
+    )
+    parser.add_argument(
+        "--to",
+        dest="targets",
+        action="append",
+        required=True,
+        metavar="LANGUAGE",
+        help="to translate into, as in: --to en; can be repeated",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="folder in Hugging Face layout, or a Hugging Face id (default: the bundled model)",
+    )
+
+
+def _translate(options: argparse.Namespace) -> None:
+    if options.realtime and options.format not in (None, "json"):
+        raise UsageError("--realtime prints protocol events as JSON; leave --format out")
+
+    from pipeline.audio.files import read_audio  # noqa: PLC0415
+
+    waveform = read_audio(options.recording)
+    with _output(options.output) as out:
+        from pipeline.model import Gemma3n  # noqa: PLC0415
+
+        model = Gemma3n.from_pretrained(options.model or NANO)
+        if options.realtime:
+            _translate_live(model, waveform, options, out)
+        else:
+            _translate_whole(model, waveform, options, out)
+
+
+def _translate_whole(
+    model: Gemma3n, waveform: NDArray[np.float32], options: argparse.Namespace, out: TextIO
+) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from pipeline.recording import translate  # noqa: PLC0415
+    from pipeline.text import subtitles  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(options.recording.name, total=None)
+        translation = translate(model, waveform, source=options.source, targets=options.targets)
+    out.write(translation)
+
+
+def _translate_live(
+    model: Gemma3n, waveform: NDArray[np.float32], options: argparse.Namespace, out: TextIO
+) -> None:
+    from pipeline.config import SAMPLE_RATE, AudioFormat  # noqa: PLC0415
+    from pipeline.stream import Stream  # noqa: PLC0415
+    from pipeline.wire.events import encode  # noqa: PLC0415
+
+    stream = Stream(model, source=options.source, targets=options.targets, audio=AudioFormat("pcm_f32le"))
+
+    def tell(events: Iterable[Event]) -> None:
+        for event in events:
+            print(encode(event), file=out, flush=True)
+
+    started = time.monotonic()
+    for begin in range(0, len(waveform), LIVE_PIECE):
+        piece = waveform[begin : begin + LIVE_PIECE]
+        spoken = started + (begin + len(piece)) / SAMPLE_RATE
+        time.sleep(max(0.0, spoken - time.monotonic()))
+        tell(stream.feed(piece.astype("<f4").tobytes()))
+    tell(stream.close())
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that is opened before anything is computed for it."""
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from workers import serve  # noqa: PLC0415
+
+    serve.run(
+        host=options.host,
+        port=options.port,
+        model=options.model,
+        config=options.config,
+        encoder_workers=options.encoder_workers,
+        decoder_workers=options.decoder_workers,
+    )
+
+
+def _listen(options: argparse.Namespace) -> None:
+    from workers import client  # noqa: PLC0415
+
+    client.listen(
+        options.recording,
+        microphone=options.microphone,
+        url=options.url,
+        source=options.source,
+        targets=options.targets,
+    )
+
+
+def _model_info(options: argparse.Namespace) -> None:
+    from pipeline.layout import describe  # noqa: PLC0415
+
+    model = describe(options.model)
+    print(f"{'part':<22}{'place':<14}{'parameters':>16}{'bytes':>16}")
+    for part in model.parts:
+        if part.parameters:
+            print(f"{part.name:<22}{part.place:<14}{part.parameters:>16,}{part.nbytes:>16,}")
+    for place in ("accelerator", "cpu"):
+        parts = [part for part in model.parts if part.place == place]
+        parameters, nbytes = sum(p.parameters for p in parts), sum(p.nbytes for p in parts)
+        print(f"{'all':<22}{place:<14}{parameters:>16,}{nbytes:>16,}")
+    print(f"\n{'sub-model':<22}{'FFN width':<14}{'text core':>16}{'bytes':>16}")
+    for sub in model.submodels:
+        widths = sorted(set(sub.ffn_widths))
+        width = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]}-{widths[-1]}"
+        print(f"{sub.name:<22}{width:<14}{sub.parameters:>16,}{sub.nbytes:>16,}")

@@ -1,0 +1,195 @@
+"""Rooms, noise, microphones and vocal tracts, applied to whole batches on the device.
+
+Everything here works on [B, samples] float32 at 16 kHz with a generator of its own, so that a run can be
+repeated. The front end at the end is the one of :mod:`pipeline.audio.mel` in batched form, with the
+frequency axis of each example warped: vocal tract length perturbation (Jaitly and Hinton 2013).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.config import SAMPLE_RATE
+from pipeline.training.batches import Batch
+
+FRAME, HOP, FFT, BINS = 512, 160, 1024, 128
+LOW_HZ, HIGH_HZ, PREEMPHASIS, FLOOR = 125.0, 7600.0, 0.97, 1e-5
+WARPS = 17
+
+
+def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device) -> Tensor:
+    """The batch's speech laid out in silence, float32 [B, samples] at most 1 in magnitude.
+
+    Args:
+        pool: int16, all utterances in a row.
+        batch: which pieces go where; a piece is resampled by linear interpolation, which changes pitch,
+            formants and pace together.
+        samples: width of the result.
+        device: of pool and result.
+    """
+    out = torch.zeros(len(batch.samples) * samples, device=device)
+    if len(batch.piece_source):
+        source, count, start, example = (
+            torch.from_numpy(values).to(device)
+            for values in (batch.piece_source, batch.piece_samples, batch.piece_start, batch.piece_example)
+        )
+        speed, gain = (torch.from_numpy(v).to(device) for v in (batch.piece_speed, batch.piece_gain))
+        length = ((count - 2) / speed).long().clamp(min=1)
+        piece = torch.repeat_interleave(torch.arange(len(length), device=device), length)
+        within = torch.arange(len(piece), device=device) - (length.cumsum(0) - length)[piece]
+        at = within * speed[piece]
+        left = at.long()
+        fraction = at - left
+        index = source[piece] + left
+        value = torch.lerp(pool[index].float(), pool[index + 1].float(), fraction)
+        place = start[piece] + within
+        kept = place < samples
+        target = (example[piece] * samples + place)[kept]
+        out[target] = (value * gain[piece] / 32_768)[kept]
+    return out.view(-1, samples)
+
+
+def augment(speech: Tensor, generator: torch.Generator) -> Tensor:
+    """Speech as a microphone in a room might deliver it: each effect hits some of the examples."""
+    device, (count, samples) = speech.device, speech.shape
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, 1, generator=generator, device=device) * (high - low) + low
+
+    def some(share: float) -> Tensor:
+        return torch.rand(count, 1, generator=generator, device=device) < share
+
+    size = -(-(samples + SAMPLE_RATE // 2) // 4800) * 4800
+    spectrum = torch.fft.rfft(speech, size)
+    frequency = torch.linspace(0, SAMPLE_RATE / 2, size // 2 + 1, device=device)
+    spectrum = spectrum * torch.where(some(0.35), _room(uniform, some, generator, size, count, device), 1.0)
+    spectrum = spectrum * torch.where(some(0.6), _microphone(uniform, some, frequency), 1.0)
+    wave = torch.fft.irfft(spectrum, size)[:, :samples]
+
+    loudness = wave.square().sum(1, keepdim=True) / (wave.abs() > 1e-4).sum(1, keepdim=True).clamp(min=1)
+    level = loudness.sqrt().clamp(min=3e-3)
+    ratio_db = torch.where(some(0.5), uniform(3, 25), uniform(25, 55))
+    wave = wave + _noise(uniform, some, generator, wave, frequency, size) * level * 10 ** (-ratio_db / 20)
+
+    wave = wave / wave.abs().amax(1, keepdim=True).clamp(min=1e-4)
+    wave = wave * 10 ** (uniform(-36, 0) / 20)
+    clipped = (wave * uniform(1.5, 5)).clamp(-0.9, 0.9)
+    wave = torch.where(some(0.04) & (wave.abs().amax(1, keepdim=True) > 0.3), clipped, wave)
+    compressed = torch.sign(wave) * torch.log1p(255 * wave.abs()) / math.log(256)
+    compressed = (compressed * 127).round() / 127
+    companded = torch.sign(compressed) * torch.expm1(compressed.abs() * math.log(256)) / 255
+    wave = torch.where(some(0.08), companded, wave)
+    return (wave * 32_768).round() / 32_768
+
+
+def _room(uniform, some, generator, size: int, count: int, device: torch.device) -> Tensor:  # type: ignore[no-untyped-def]
+    """Transfer functions of rooms: a direct path and an exponentially decaying noise tail."""
+    length = SAMPLE_RATE // 2
+    time = torch.arange(length, device=device) / SAMPLE_RATE
+    decay = 6.9 / uniform(0.08, 0.6)
+    tail = torch.randn(count, length, generator=generator, device=device) * torch.exp(-decay * time)
+    tail = tail * (time > 0.002)
+    tail = tail / tail.square().sum(1, keepdim=True).sqrt() * 10 ** (uniform(-14, 1) / 20)
+    tail[:, 0] = 1.0
+    return torch.fft.rfft(tail, size)
+
+
+def _microphone(uniform, some, frequency: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    """Smooth random equalisation, for some with the band of a telephone or a cheap microphone."""
+    octave = torch.log2(frequency.clamp(min=50) / 1000)
+    gain_db = uniform(-5, 5) * octave / 2
+    for _ in range(3):
+        centre, width = uniform(-3.5, 3), uniform(0.3, 1.5)
+        gain_db = gain_db + uniform(-8, 8) * torch.exp(-(((octave - centre) / width) ** 2))
+    response = 10 ** (gain_db / 20)
+    low, high = uniform(20, 350), torch.where(some(0.5), uniform(3_200, 4_000), uniform(4_000, 8_000))
+    band = torch.sigmoid((frequency - low) / 25) * torch.sigmoid((high - frequency) / 100)
+    return torch.where(some(0.35), response * band, response)
+
+
+def _noise(uniform, some, generator, wave: Tensor, frequency: Tensor, size: int) -> Tensor:  # type: ignore[no-untyped-def]
+    """Noise of unit power: coloured, hum, babble of the other examples, music-like chords, or a mixture."""
+    count, samples = wave.shape
+    device = wave.device
+    white = torch.randn(count, samples, generator=generator, device=device)
+    slope = uniform(0, 2)
+    coloured = torch.fft.irfft(
+        torch.fft.rfft(white, size) * (frequency.clamp(min=60) / 1000) ** (-slope / 2), size
+    )[:, :samples]
+    time = torch.arange(samples, device=device) / SAMPLE_RATE
+    with_tones = some(0.15)
+    tones = torch.zeros_like(wave)
+    for partial in range(1, 5):
+        pitch = uniform(48, 62) if partial == 1 else uniform(100, 1500)
+        depth, beat, level = uniform(0, 0.5), uniform(0.2, 5), uniform(0, 1)
+        rows = with_tones.squeeze(1).nonzero().squeeze(1)
+        wobble = depth[rows] * torch.sin(2 * math.pi * beat[rows] * time)
+        tones[rows] += level[rows] * torch.sin(2 * math.pi * pitch[rows] * time + 6 * wobble)
+    swell = (torch.sin(2 * math.pi * uniform(0.1, 3) * time + uniform(0, 6.28)) * 0.5 + 0.6).clamp(0)
+    babble = wave.roll(1, 0) + wave.roll(2, 0).roll(samples // 3, 1) + wave.roll(3, 0).flip(0)
+
+    def unit(x: Tensor) -> Tensor:
+        return x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-4)
+
+    noise = unit(coloured) * torch.where(some(0.3), swell, 1.0)
+    noise = torch.where(with_tones, unit(tones) * torch.where(some(0.5), swell, 1.0) + 0.1 * noise, noise)
+    # Where nobody speaks, other speech would be speech, not noise.
+    spoken = wave.abs().amax(1, keepdim=True) > 0.01
+    return unit(torch.where(some(0.2) & spoken, unit(babble) + 0.3 * noise, noise))
+
+
+def warped_filterbanks(device: torch.device) -> Tensor:
+    """HTK mel filterbanks over warped frequency axes, [WARPS, FFT // 2 + 1, BINS]; the middle one is exact."""
+    frequency = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, device=device, dtype=torch.float64)
+    banks = []
+    for step in range(WARPS):
+        factor = 2 ** ((step - WARPS // 2) / (WARPS // 2) * math.log2(1.2))
+        # Piecewise linear: scaled up to the knee, then straight to the end of the axis.
+        knee = 4_800.0 * min(factor, 1.0) / factor
+        slope = (SAMPLE_RATE / 2 - factor * knee) / (SAMPLE_RATE / 2 - knee)
+        warped = torch.where(frequency < knee, frequency * factor, factor * knee + slope * (frequency - knee))
+        mel_points = torch.linspace(_mel(LOW_HZ), _mel(HIGH_HZ), BINS + 2, dtype=torch.float64, device=device)
+        edges = 700 * (10 ** (mel_points / 2595) - 1)
+        rising = (warped[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+        falling = (edges[2:] - warped[:, None]) / (edges[2:] - edges[1:-1])
+        banks.append(torch.minimum(rising, falling).clamp(min=0))
+    return torch.stack(banks).float()
+
+
+def _mel(hertz: float) -> float:
+    return 2595 * math.log10(1 + hertz / 700)
+
+
+def log_mel(wave: Tensor, filterbanks: Tensor, warp: Tensor) -> Tensor:
+    """Gemma 3n's front end over a batch, [B, samples] -> [B, frames, 128].
+
+    Args:
+        wave: float32.
+        filterbanks: from :func:`warped_filterbanks`.
+        warp: which of them each example gets, int64 [B].
+    """
+    frames = wave.unfold(1, FRAME + 1, HOP)[..., :FRAME]
+    emphasised = torch.cat(
+        [frames[..., :1] * (1 - PREEMPHASIS), frames[..., 1:] - PREEMPHASIS * frames[..., :-1]], -1
+    )
+    window = torch.hann_window(FRAME, periodic=True, device=wave.device)
+    magnitude = torch.fft.rfft(emphasised * window, FFT).abs()
+    return (magnitude @ filterbanks[warp]).clamp(min=FLOOR).log()
+
+
+def mask_bands(mel: Tensor, generator: torch.Generator) -> Tensor:
+    """SpecAugment (Park et al. 2019): per example two bands and two stretches of time become silence."""
+    count, frames, bins = mel.shape
+    device = mel.device
+    hidden = torch.zeros(count, frames, bins, dtype=torch.bool, device=device)
+    for size, axis, widest in ((bins, 2, 18), (frames, 1, 16), (bins, 2, 18), (frames, 1, 16)):
+        width = torch.rand(count, 1, 1, generator=generator, device=device) * widest
+        start = torch.rand(count, 1, 1, generator=generator, device=device) * (size - width)
+        at = torch.arange(size, device=device).view((1, 1, -1) if axis == 2 else (1, -1, 1))
+        used = torch.rand(count, 1, 1, generator=generator, device=device) < 0.5
+        hidden |= (at >= start) & (at < start + width) & used
+    return torch.where(hidden, math.log(FLOOR) * 0.6, mel)
+

@@ -1,0 +1,301 @@
+"""Training examples: which speech, in which order, with what text to expect.
+
+Live streams bring single sentences, several in a row with and without pauses, utterances cut in
+mid-sentence, and noise without speech. Every example is laid out as at inference: prompt, audio soft
+tokens, turn change, answer; the loss is on the answer alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import SAMPLE_RATE
+from pipeline.gemma.prompt import Prompt
+from pipeline.training.synthesis import Chunk
+from pipeline.training.text import Pair
+
+OTHER = {"es": "en", "en": "es"}
+ALPHABET = "abcdefghijklmnopqrstuvwxyzáéíóúüñ0123456789' "
+"""Classes 1... of the auxiliary CTC loss; 0 is its blank."""
+TOKEN_SAMPLES = 2560
+TAIL_SAMPLES = 1472
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Examples of one static shape.
+
+    Args:
+        seconds: longest audio; 0 for text without audio, of which the translation alone is learned.
+        size: examples in a batch.
+        answer: longest answer in tokens.
+        share: of all steps.
+    """
+
+    seconds: float
+    size: int
+    answer: int
+    share: float
+
+    @property
+    def samples(self) -> int:
+        """Longest audio in samples."""
+        return int(self.seconds * SAMPLE_RATE)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples on the CPU. ``B`` examples, ``L`` positions, ``S`` pieces of speech.
+
+    Args:
+        samples: audio samples of each example, int64 [B].
+        piece_example: which example each piece belongs to, int64 [S].
+        piece_source: where the piece begins in the pool, int64 [S].
+        piece_samples: its samples in the pool, int64 [S].
+        piece_start: where it begins in its example, int64 [S].
+        piece_speed: pool samples per example sample, float32 [S].
+        piece_gain: factor, float32 [S].
+        token_ids: int64 [B, L], padded with 0.
+        labels: id to predict at each position, int64 [B, L], -100 where there is no loss.
+        audio_start: position of the first audio soft token in every row.
+        characters: CTC targets in a row, int64.
+        character_counts: CTC target length of each example, int64 [B].
+        tokens: audio soft tokens of each example, int64 [B].
+    """
+
+    samples: npt.NDArray[np.int64]
+    piece_example: npt.NDArray[np.int64]
+    piece_source: npt.NDArray[np.int64]
+    piece_samples: npt.NDArray[np.int64]
+    piece_start: npt.NDArray[np.int64]
+    piece_speed: npt.NDArray[np.float32]
+    piece_gain: npt.NDArray[np.float32]
+    token_ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    audio_start: int
+    characters: npt.NDArray[np.int64]
+    character_counts: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+
+
+def soft_tokens(samples: int) -> int:
+    """Audio soft tokens that ``samples`` of audio, and the zeros that follow it, make (160 ms each)."""
+    return max(1, (samples + TOKEN_SAMPLES - TAIL_SAMPLES - 1) // TOKEN_SAMPLES + 1)
+
+
+def spelled(text: str) -> list[int]:
+    """CTC classes of a text: lower case, letters, digits and single spaces."""
+    kept = re.sub(f"[^{ALPHABET}]+", " ", text.lower()).strip()
+    return [ALPHABET.index(character) + 1 for character in re.sub(" +", " ", kept)]
+
+
+@dataclass
+class _Utterance:
+    chunk: int
+    row: int
+    source: int
+    samples: int
+    sentence: int
+    word_ends: tuple[int, ...]
+
+
+@dataclass
+class _Piece:
+    source: int
+    samples: int
+    start: int
+    speed: float
+    gain: float
+
+
+@dataclass
+class _Example:
+    samples: int
+    pieces: list[_Piece]
+    source: str
+    transcript: str
+    translation: str | None
+
+
+class Batcher:
+    """Draws batches from the speech that is there so far.
+
+    Args:
+        pairs: the training text, Spanish to English.
+        prompt: lays out the answers.
+        audio_id: placeholder id of an audio soft token.
+        buckets: the shapes.
+        seed: of everything drawn here.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], prompt: Prompt, audio_id: int, buckets: Sequence[Bucket], seed: int
+    ) -> None:
+        self.buckets = tuple(buckets)
+        self._pairs = pairs
+        self._prompt = prompt
+        self._audio_id = audio_id
+        self._random = Random(seed)
+        self._before = {lang: prompt.before_audio(lang, OTHER[lang]) for lang in OTHER}
+        self._after = prompt.after_audio()
+        self._chunks: list[list[_Utterance]] = []
+        self._languages: list[str] = []
+        lengths = {len(before) for before in self._before.values()}
+        self._width = max(lengths)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks are known."""
+        return len(self._chunks)
+
+    def add(self, chunk: Chunk, offset: int) -> None:
+        """Make a chunk known whose audio begins at ``offset`` of the pool."""
+        starts = offset + np.concatenate([[0], np.cumsum(chunk.lengths)])
+        words = np.concatenate([[0], np.cumsum(chunk.word_counts)])
+        self._languages.append(chunk.language)
+        self._chunks.append(
+            [
+                _Utterance(
+                    len(self._chunks),
+                    row,
+                    int(starts[row]),
+                    int(chunk.lengths[row]),
+                    int(chunk.sentences[row]),
+                    tuple(int(end) for end in chunk.word_ends[words[row] : words[row + 1]]),
+                )
+                for row in range(len(chunk.sentences))
+            ]
+        )
+
+    def draw(self) -> tuple[int, Batch]:
+        """A batch, and which bucket it is of."""
+        shares = [bucket.share for bucket in self.buckets]
+        index = self._random.choices(range(len(self.buckets)), shares)[0]
+        return index, self.batch(index)
+
+    def batch(self, index: int) -> Batch:
+        """A batch of bucket ``index``."""
+        bucket = self.buckets[index]
+        rows: list[tuple[_Example, list[int], list[int]]] = []
+        shortest = self.buckets[index - 1].samples * 2 // 3 if index else 0
+        while len(rows) < bucket.size:
+            example = self._example(bucket, shortest)
+            answer = self._answer(example) if example else None
+            if example and answer and len(answer[0]) <= bucket.answer:
+                rows.append((example, *answer))
+        return self._collate(bucket, rows)
+
+    def _example(self, bucket: Bucket, shortest: int) -> _Example | None:
+        if not bucket.samples:
+            pair, language = self._random.choice(self._pairs), self._random.choice(tuple(OTHER))
+            pair = pair if language == "es" else pair.reversed()
+            return _Example(0, [], language, pair.source, pair.target)
+        draw = self._random.random()
+        if draw < 0.03:
+            seconds = self._random.uniform(0.3, bucket.seconds)
+            return _Example(int(seconds * SAMPLE_RATE), [], self._random.choice(["es", "en"]), "", "")
+        chunk_index = self._random.randrange(len(self._chunks))
+        chunk, language = self._chunks[chunk_index], self._languages[chunk_index]
+        if not chunk:
+            return None
+        speed = self._random.uniform(0.82, 1.2) if self._random.random() < 0.8 else 1.0
+        start = int(self._random.uniform(0.02, 0.45) * SAMPLE_RATE)
+        tail = int(self._random.uniform(0.05, 0.7) * SAMPLE_RATE)
+        limit = bucket.samples - tail
+        first = self._random.randrange(len(chunk))
+        pieces: list[_Piece] = []
+        said: list[Pair] = []
+        position = start
+        # Short buckets are filled by single sentences, long ones by as many as they hold.
+        most = 1 if bucket.seconds <= 3 else self._random.choice((1, 1, 2)) if bucket.seconds <= 5 else 99
+        if most == 99:
+            limit = int(self._random.uniform(0.6, 1.0) * limit)
+        cut: int | None = None
+        for utterance in (chunk[(first + k) % len(chunk)] for k in range(min(most, len(chunk)))):
+            length = int(utterance.samples / speed)
+            pair = self._pairs[utterance.sentence]
+            pair = pair if language == "es" else pair.reversed()
+            can_cut = len(utterance.word_ends) > 2 and draw > 0.86
+            if can_cut and (most == 1 or position + length > limit):
+                keep = self._random.randrange(1, len(utterance.word_ends))
+                end = utterance.word_ends[keep - 1] + self._random.randrange(0, 1200)
+                if end < utterance.samples and position + int(end / speed) <= limit:
+                    pieces.append(_Piece(utterance.source, end, position, speed, 1.0))
+                    said.append(Pair(" ".join(pair.source.split()[:keep]), ""))
+                    position += int(end / speed)
+                    # Nothing follows a cut: the listener stands in the middle of the sentence.
+                    cut, tail = keep, 0
+                    break
+            if position + length > limit:
+                break
+            pieces.append(_Piece(utterance.source, utterance.samples, position, speed, 1.0))
+            said.append(pair)
+            pause = 0.03 if self._random.random() < 0.25 else self._random.uniform(0.08, 1.0)
+            position += length + int(pause * SAMPLE_RATE)
+        if not pieces or position < shortest:
+            return None
+        last = pieces[-1]
+        samples = min(last.start + int(last.samples / speed) + tail, bucket.samples)
+        return _Example(
+            samples,
+            pieces,
+            language,
+            " ".join(pair.source for pair in said),
+            None if cut is not None else " ".join(pair.target for pair in said),
+        )
+
+    def _answer(self, example: _Example) -> tuple[list[int], list[int]]:
+        """Token ids of the answer, and those of them that count in the loss."""
+        target = OTHER[example.source]
+        if example.translation is None:
+            # What a half sentence means is not known yet: only its words and their end are learned.
+            words = self._prompt.words(example.transcript)
+            label = self._prompt.translation_label(target)
+            return [*words, *label], [*words, label[0], *[-100] * (len(label) - 1)]
+        ids = self._prompt.answer(example.transcript, target, example.translation)
+        if not example.samples:
+            # Nothing was said that could tell the transcript; it is given, as it is to a translator.
+            given = len(self._prompt.words(example.transcript))
+            return ids, [-100] * given + ids[given:]
+        return ids, list(ids)
+
+    def _collate(self, bucket: Bucket, rows: Sequence[tuple[_Example, list[int], list[int]]]) -> Batch:
+        longest = soft_tokens(bucket.samples) if bucket.samples else 0
+        width = self._width + longest + len(self._after) + bucket.answer
+        token_ids = np.zeros((len(rows), width), np.int64)
+        labels = np.full((len(rows), width), -100, np.int64)
+        tokens = np.zeros(len(rows), np.int64)
+        pieces: list[tuple[int, _Piece]] = []
+        characters: list[list[int]] = []
+        for row, (example, answer, counted) in enumerate(rows):
+            tokens[row] = soft_tokens(example.samples) if bucket.samples else 0
+            head = [
+                *self._before[example.source],
+                *[self._audio_id] * int(tokens[row]),
+                *self._after,
+            ]
+            token_ids[row, : len(head) + len(answer)] = head + answer
+            labels[row, len(head) - 1 : len(head) - 1 + len(counted)] = counted
+            pieces += [(row, piece) for piece in example.pieces]
+            characters.append(spelled(example.transcript) if bucket.samples else [])
+        return Batch(
+            np.array([example.samples for example, _, _ in rows], np.int64),
+            np.array([row for row, _ in pieces], np.int64),
+            np.array([piece.source for _, piece in pieces], np.int64),
+            np.array([piece.samples for _, piece in pieces], np.int64),
+            np.array([piece.start for _, piece in pieces], np.int64),
+            np.array([piece.speed for _, piece in pieces], np.float32),
+            np.array([piece.gain for _, piece in pieces], np.float32),
+            token_ids,
+            labels,
+            self._width,
+            np.array([c for text in characters for c in text], np.int64),
+            np.array([len(text) for text in characters], np.int64),
+            tokens,
+        )

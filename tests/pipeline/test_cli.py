@@ -1,0 +1,196 @@
+"""The command line: what goes to which stream, and with which exit code."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from safetensors import safe_open
+
+from pipeline import cli
+from pipeline.errors import AudioError, SurtitleError
+from workers import client, serve
+
+LANGUAGES = ("--from", "es", "--to", "en")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> SimpleNamespace:
+    """Run the command in this process; its exit code and what it printed."""
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as exit_:
+        code = exit_.code
+    captured = capsys.readouterr()
+    return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "COMMAND"),
+        (["speak"], "'speak'"),
+        (["translate", *LANGUAGES], "TALK.wav"),
+        (["translate", "talk.wav", "--from", "es"], "--to"),
+        (["translate", "talk.wav", "--to", "en"], "--from"),
+        (["translate", "talk.wav", *LANGUAGES, "--format", "pdf"], "'pdf'"),
+        (["translate", "talk.wav", *LANGUAGES, "--realtime", "--format", "srt"], "--realtime"),
+        (["serve", "--port", "http"], "'http'"),
+        (["listen", *LANGUAGES], "--microphone"),
+        (["listen", "talk.wav", "--microphone", *LANGUAGES], "not allowed with"),
+        (["model"], "COMMAND"),
+        (["model", "info"], "DIR"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(capsys, arguments, named):
+    result = run(capsys, *arguments)
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("surtitle")
+    assert result.err.count("\n") == 1
+    assert named in result.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["translate", "--help"], ["model", "info", "--help"]])
+def test_help_is_a_result(capsys, arguments):
+    result = run(capsys, *arguments)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("usage: surtitle")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "translate --from es", "translate none.wav --from es --to en"]
+)
+def test_answers_that_need_no_model_do_not_wait_for_torch(arguments):
+    program = (
+        "import sys\n"
+        "from pipeline.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*({'torch', 'ray', 'websockets', 'transformers'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments.split()], capture_output=True, text=True, check=True
+    )
+    assert result.stderr.splitlines()[-1] == ""
+
+
+def test_package_can_be_run_as_the_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline", "translate"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("surtitle translate: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, "no such file"),
+        (b"", "talk.wav"),
+        (b"not audio at all, but text" * 9, "cannot be read as audio"),
+    ],
+)
+def test_recording_that_cannot_be_read(capsys, tmp_path: Path, content, named):
+    path = tmp_path / "talk.wav"
+    if content is not None:
+        path.write_bytes(content)
+    result = run(capsys, "translate", path, *LANGUAGES)
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.count("\n") == 1
+    assert named in result.err
+
+
+@pytest.mark.parametrize("command", ["translate", "info"])
+def test_model_that_is_not_there(capsys, recording: Path, tmp_path: Path, command):
+    missing = tmp_path / "nowhere"
+    arguments = {
+        "translate": ["translate", recording, *LANGUAGES, "--model", missing],
+        "info": ["model", "info", missing],
+    }
+    result = run(capsys, *arguments[command])
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.count("\n") == 1
+    assert f"{missing}: no such folder" in result.err
+
+
+def test_language_that_the_model_does_not_know(capsys, recording: Path, checkpoint: Path):
+    result = run(capsys, "translate", recording, "--from", "es", "--to", "xx", "--model", checkpoint)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "surtitle: unknown language 'xx'; this model knows es, en\n"
+
+
+def test_output_that_cannot_be_written_is_told_before_the_work(capsys, recording: Path, tmp_path: Path):
+    output = tmp_path / "no" / "folder" / "talk.srt"
+    result = run(capsys, "translate", recording, *LANGUAGES, "--output", output)
+    assert (result.code, result.out) == (2, "")
+    assert str(output) in result.err
+
+
+def test_model_info_counts_every_tensor(capsys, checkpoint: Path):
+    with safe_open(checkpoint / "model.safetensors", "pt") as file:
+        stored = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    result = run(capsys, "model", "info", checkpoint)
+
+    assert (result.code, result.err) == (0, "")
+    table, submodels = result.out.split("\n\n")
+    rows = [line.rsplit(maxsplit=2) for line in table.splitlines()[1:] if not line.startswith("all")]
+    assert sum(int(row[1].replace(",", "")) for row in rows) == sum(map(math.prod, stored))
+    assert {name for name in ("per-layer embeddings", "audio", "vision") if name in table} == {
+        "per-layer embeddings",
+        "audio",
+        "vision",
+    }
+    assert [line.split()[0] for line in submodels.splitlines()[1:]] == ["full", "half"]
+
+
+def test_serve_passes_on_what_was_given(capsys, monkeypatch):
+    given = {}
+    monkeypatch.setattr(serve, "run", lambda **options: given.update(options))
+    result = run(capsys, "serve", "--port", 0, "--model", "some/model", "--decoder-workers", 2)
+
+    assert result.code == 0
+    assert {name: value for name, value in given.items() if value is not None} == {
+        "port": 0,
+        "model": "some/model",
+        "decoder_workers": 2,
+    }
+
+
+def test_listen_passes_on_what_was_given(capsys, monkeypatch):
+    given = {}
+    monkeypatch.setattr(client, "listen", lambda path, **options: given.update(path=path, **options))
+    result = run(capsys, "listen", "talk.wav", *LANGUAGES, "--to", "fr")
+
+    assert result.code == 0
+    assert given == {
+        "path": Path("talk.wav"),
+        "microphone": False,
+        "url": client.DEFAULT_URL,
+        "source": "es",
+        "targets": ["en", "fr"],
+    }
+
+
+class UnreachableError(SurtitleError):
+    code = "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(AudioError("no microphone"), 2), (UnreachableError("nobody answers"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_errors_have_their_exit_code_and_one_line(capsys, monkeypatch, error, code):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(client, "listen", fail)
+    result = run(capsys, "listen", "talk.wav", *LANGUAGES)
+
+    assert (result.code, result.out) == (code, "")
+    assert result.err == (f"surtitle: {error}\n" if str(error) else "")
