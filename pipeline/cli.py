@@ -10,6 +10,8 @@ usage errors answer at once.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import sys
 import time
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.model import Gemma3n
+    from pipeline.recording import Translation
     from pipeline.wire.events import Event
 
 NANO = Path(pipeline.__file__).parent / "nano"
@@ -151,6 +154,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _translate(options: argparse.Namespace) -> None:
     if options.realtime and options.format not in (None, "json"):
         raise UsageError("--realtime prints protocol events as JSON; leave --format out")
+    if options.format in ("srt", "vtt") and len(options.targets) > 1:
+        raise UsageError(f"{options.format} subtitles are in one language; give --to once")
 
     from pipeline.audio.files import read_audio  # noqa: PLC0415
 
@@ -171,14 +176,39 @@ def _translate_whole(
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
+    from pipeline.config import SAMPLE_RATE  # noqa: PLC0415
     from pipeline.recording import translate  # noqa: PLC0415
-    from pipeline.text import subtitles  # noqa: PLC0415
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(options.recording.name, total=None)
-        translation = translate(model, waveform, source=options.source, targets=options.targets)
-    out.write(translation)
+        task = progress.add_task(options.recording.name, total=len(waveform) / SAMPLE_RATE)
+        translation = translate(
+            model,
+            waveform,
+            source=options.source,
+            targets=options.targets,
+            progress=lambda seconds: progress.update(task, completed=seconds),
+        )
+    out.write(_formatted(translation, options.format or "text"))
+
+
+def _formatted(translation: Translation, form: str) -> str:
+    from pipeline.text import subtitles  # noqa: PLC0415
+
+    match form:
+        case "json":
+            return json.dumps(dataclasses.asdict(translation), ensure_ascii=False, indent=2) + "\n"
+        case "srt":
+            return subtitles.srt(translation.cues(translation.targets[0]))
+        case "vtt":
+            return subtitles.vtt(translation.cues(translation.targets[0]))
+    width = max(len(language) for language in (translation.source, *translation.targets))
+    lines = []
+    for said in translation.utterances:
+        texts = {translation.source: said.transcript, **said.translations}
+        lines += [f"{language:<{width}}  {text}" for language, text in texts.items()]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _translate_live(

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, cast
 
 from pipeline.config import StreamConfig
 from pipeline.errors import SurtitleError
+from pipeline.text.subtitles import Cue
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event, Sequencer
 from workers import messages
@@ -116,6 +117,15 @@ class LiveStream:
     def audio_received(self) -> float:
         """Seconds of audio that arrived; a client that returns goes on from here."""
         return self._frames / self.config.audio.sample_rate
+
+    def cues(self, language: str) -> list[Cue]:
+        """Final text so far, as subtitles in one of the targets or in the spoken language."""
+        finals = (
+            self.transcripts
+            if language == self.config.source
+            else [event for event in self.translations if event.target == language]
+        )
+        return [Cue(event.start, event.end, event.stable) for event in finals if event.stable]
 
     async def open(self) -> None:
         """Make room for the stream in both workers.

@@ -82,7 +82,9 @@ class PromptTemplate:
             raw = json.loads(path.read_text(encoding="utf-8"))
             template = cls(tuple(raw["languages"]), str(raw["instruction"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: expected an object with languages and instruction: {error!r}") from None
+            raise CheckpointError(
+                f"{path}: expected an object with languages and instruction: {error!r}"
+            ) from None
         unknown = set(template.languages) - set(LANGUAGES)
         if unknown:
             raise CheckpointError(f"{path}: unknown languages {sorted(unknown)}")
@@ -158,4 +160,3 @@ class Prompt:
         if code not in self.languages:
             raise LanguageError(f"unknown language {code!r}; this model knows {', '.join(self.languages)}")
         return LANGUAGES[code]
-

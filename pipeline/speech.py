@@ -1,0 +1,143 @@
+"""The front half of one stream: audio bytes in, gated and encoded speech out.
+
+What leaves here is all that the back half (:mod:`pipeline.translation`) needs, and is small: one soft token
+per 160 ms of speech, and nothing at all for silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.audio.pcm import PcmDecoder
+from pipeline.audio.resample import Resampler
+from pipeline.chunks import gate
+from pipeline.config import SAMPLE_RATE, StreamConfig
+from pipeline.model import Gemma3n
+
+TAIL = 2_560
+"""Zeros behind the last sample of an utterance: one soft token more, which sees all that the last left out.
+
+Up to 100 ms of trailing audio would otherwise be in no token. The reference's own padding, zeros in the
+log-mel domain, is louder than speech; training ends utterances as it is done here.
+"""
+
+SILENCE_INTERVAL = 1.0
+"""Seconds of silence after which it is told how far the audio is done with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechStarted:
+    """An utterance begins at ``time``. Times are seconds of the stream.
+
+    ``audio_time`` is, in each of these events, how much of the stream had been heard by then.
+    """
+
+    audio_time: float
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpeechHeard:
+    """The next soft tokens of the utterance, float32 ``[n, text_hidden]``; they cover it up to ``time``."""
+
+    audio_time: float
+    time: float
+    tokens: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechEnded:
+    """The utterance ends at ``time``."""
+
+    audio_time: float
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """What lies before ``time`` and in no utterance so far will be in none."""
+
+    audio_time: float
+    time: float
+
+
+SpeechEvent: TypeAlias = SpeechStarted | SpeechHeard | SpeechEnded | Silence
+
+
+class SpeechEncoder:
+    """Decodes, resamples, gates and encodes the audio of one stream.
+
+    Which events come, and the soft tokens in them, do not depend on how the audio was cut; only how many
+    :class:`SpeechHeard` an utterance's tokens come in does, and when silence is told.
+
+    Args:
+        model: whose encoder to use.
+        config: the stream's.
+    """
+
+    def __init__(self, model: Gemma3n, config: StreamConfig) -> None:
+        self._pcm = PcmDecoder(config.audio)
+        self._resampler = Resampler(config.audio.sample_rate)
+        self._gate = gate.SpeechGate(config.gate)
+        # Encoder of the utterance that is open; between two of them it is as new.
+        self._model = model
+        self._audio = model.audio_stream()
+        # 16 kHz samples that have been through the gate, and before which silence has been told.
+        self._heard = 0
+        self._told = 0
+
+    @property
+    def audio_time(self) -> float:
+        """Seconds of audio that have been through the gate."""
+        return self._heard / SAMPLE_RATE
+
+    def push(self, data: bytes) -> list[SpeechEvent]:
+        """Take audio bytes in the stream's format, cut anywhere; returns what became certain.
+
+        Raises:
+            AudioError: float samples that are not audio.
+        """
+        return self._listen(self._resampler.push(self._pcm.push(data)))
+
+    def flush(self) -> list[SpeechEvent]:
+        """End the utterance that is open, if any; the stream may go on."""
+        events = self._listen(self._resampler.flush())
+        events += self._encode(self._gate.flush())
+        return events + self._tell_silence(0)
+
+    def _listen(self, samples: NDArray[np.float32]) -> list[SpeechEvent]:
+        self._heard += len(samples)
+        events = self._encode(self._gate.push(samples))
+        return events + self._tell_silence(round(SILENCE_INTERVAL * SAMPLE_RATE))
+
+    def _encode(self, items: list[gate.GateItem]) -> list[SpeechEvent]:
+        return [event for item in items for event in self._encode_item(item)]
+
+    def _encode_item(self, item: gate.GateItem) -> list[SpeechEvent]:
+        match item:
+            case gate.SpeechStart(sample=sample):
+                return [SpeechStarted(audio_time=self.audio_time, time=sample / SAMPLE_RATE)]
+            case gate.SpeechAudio(start=start, samples=samples):
+                return self._heard_speech(samples, start + len(samples))
+            case gate.SpeechEnd(sample=sample):
+                last = self._heard_speech(np.zeros(TAIL, np.float32), sample)
+                self._audio = self._model.audio_stream()
+                self._told = sample
+                return [*last, SpeechEnded(audio_time=self.audio_time, time=sample / SAMPLE_RATE)]
+
+    def _heard_speech(self, samples: NDArray[np.float32], end: int) -> list[SpeechEvent]:
+        tokens = self._audio.push(samples)
+        if not len(tokens):
+            return []
+        return [SpeechHeard(audio_time=self.audio_time, time=end / SAMPLE_RATE, tokens=tokens.cpu().numpy())]
+
+    def _tell_silence(self, interval: int) -> list[SpeechEvent]:
+        until = self._gate.silent_until
+        if until - self._told <= interval:
+            return []
+        self._told = until
+        return [Silence(audio_time=self.audio_time, time=until / SAMPLE_RATE)]

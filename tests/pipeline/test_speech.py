@@ -1,0 +1,148 @@
+"""The front half: utterances and their soft tokens, whatever the cut."""
+
+from __future__ import annotations
+
+import itertools
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import AudioFormat, GateConfig, StreamConfig
+from pipeline.errors import AudioError
+from pipeline.speech import TAIL, Silence, SpeechEncoder, SpeechEnded, SpeechHeard, SpeechStarted
+
+CONFIG = StreamConfig(audio=AudioFormat("pcm_f32le"))
+
+
+def cut(data: bytes, rng: Random, count: int) -> list[bytes]:
+    places = sorted(rng.randrange(len(data)) for _ in range(count))
+    return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
+
+
+def hear(model, pieces, config=CONFIG):
+    encoder = SpeechEncoder(model, config)
+    events = [event for piece in pieces for event in encoder.push(piece)]
+    return events + encoder.flush()
+
+
+def spoken(events):
+    """Of each utterance where it starts, where it ends, and all its soft tokens."""
+    utterances = []
+    for event in events:
+        match event:
+            case SpeechStarted(time=time):
+                utterances.append([time, None, []])
+            case SpeechHeard(tokens=tokens):
+                utterances[-1][2].append(tokens)
+            case SpeechEnded(time=time):
+                utterances[-1][1] = time
+    return [(start, end, np.concatenate(tokens)) for start, end, tokens in utterances]
+
+
+def test_utterances_come_with_all_their_soft_tokens(babbler, talk):
+    utterances = spoken(hear(babbler, [talk.tobytes()]))
+
+    assert len(utterances) == 3
+    for start, end, tokens in utterances:
+        samples = round((end - start) * 16_000)
+        assert end - start == pytest.approx(3.3, abs=0.3)
+        # One token each 160 ms from 92 ms on, and one that sees the rest.
+        assert len(tokens) == (samples - 1_473) // 2_560 + 2
+
+
+def test_soft_tokens_are_those_of_the_utterance_alone(babbler, talk):
+    start, end, tokens = spoken(hear(babbler, [talk.tobytes()]))[1]
+    alone = talk[round(start * 16_000) : round(end * 16_000)]
+    stream = babbler.audio_stream()
+    expected = np.concatenate([stream.push(alone), stream.push(np.zeros(TAIL, np.float32))])
+
+    np.testing.assert_allclose(tokens, expected, atol=1e-4)
+
+
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rng=st.randoms(use_true_random=False), count=st.integers(0, 60))
+def test_the_cut_makes_no_difference(babbler, talk, rng, count):
+    whole = spoken(hear(babbler, [talk.tobytes()]))
+    pieces = spoken(hear(babbler, cut(talk.tobytes(), rng, count)))
+
+    assert [u[:2] for u in pieces] == [u[:2] for u in whole]
+    for (_, _, got), (_, _, expected) in zip(pieces, whole, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_events_know_how_much_has_been_heard(babbler, talk):
+    encoder = SpeechEncoder(babbler, CONFIG)
+    for begin in range(0, len(talk), 4_000):
+        events = encoder.push(talk[begin : begin + 4_000].tobytes())
+        assert {event.audio_time for event in events} <= {encoder.audio_time}
+        assert all(event.time <= event.audio_time for event in events)
+    assert encoder.audio_time == len(talk) / 16_000
+
+
+def test_silence_is_told_once_a_second_and_costs_nothing_else(babbler):
+    encoder = SpeechEncoder(babbler, CONFIG)
+    events = [event for _ in range(100) for event in encoder.push(bytes(4 * 1_600))]
+
+    assert {type(event) for event in events} == {Silence}
+    times = [event.time for event in events]
+    assert times == sorted(times)
+    assert len(times) == 9 or len(times) == 8
+    assert 8 <= times[-1] <= 10
+
+
+def test_silence_is_never_told_of_speech(babbler, talk):
+    encoder = SpeechEncoder(babbler, CONFIG)
+    silent_until = 0.0
+    for begin in range(0, len(talk), 1_600):
+        for event in encoder.push(talk[begin : begin + 1_600].tobytes()):
+            if isinstance(event, Silence):
+                silent_until = event.time
+            if isinstance(event, SpeechStarted):
+                assert event.time >= silent_until
+
+
+def test_a_flush_ends_the_utterance_and_the_stream_goes_on(babbler, talk):
+    encoder = SpeechEncoder(babbler, CONFIG)
+    first = encoder.push(talk[: 16_000 * 3].tobytes())
+    ended = encoder.flush()
+    rest = [*encoder.push(talk[16_000 * 3 :].tobytes()), *encoder.flush()]
+    utterances = spoken([*first, *ended, *rest])
+
+    assert not any(isinstance(event, SpeechEnded) for event in first)
+    assert isinstance(ended[-1], SpeechEnded)
+    assert ended[-1].time == pytest.approx(3.0, abs=0.05)
+    assert [end for _, end, _ in utterances] == sorted(end for _, end, _ in utterances)
+    assert len(utterances) == 4
+    assert encoder.flush() == []
+
+
+def test_audio_in_other_formats_is_heard_alike(babbler, speech):
+    """44.1 kHz stereo at 16 bits gives the same utterance as 16 kHz mono floats."""
+    import soxr
+
+    padded = np.pad(speech, (16_000, 16_000))
+    stereo = np.repeat(soxr.resample(padded, 16_000, 44_100)[:, None], 2, axis=1)
+    data = np.clip(stereo * 32_768, -32_768, 32_767).astype("<i2").tobytes()
+    config = StreamConfig(audio=AudioFormat("pcm_s16le", 44_100, 2))
+    ((start, end, tokens),) = spoken(hear(babbler, [data], config))
+    ((expected_start, expected_end, expected),) = spoken(hear(babbler, [padded.tobytes()]))
+
+    assert (start, end) == pytest.approx((expected_start, expected_end), abs=0.1)
+    assert abs(len(tokens) - len(expected)) <= 1
+
+
+def test_long_speech_is_cut_and_nothing_of_it_lost(babbler, speech):
+    config = StreamConfig(audio=AudioFormat("pcm_f32le"), gate=GateConfig(max_utterance=5.0))
+    utterances = spoken(hear(babbler, [np.tile(speech, 4).tobytes()], config))
+
+    assert all(end - start <= 5.0 for start, end, _ in utterances)
+    gaps = [b[0] - a[1] for a, b in itertools.pairwise(utterances)]
+    assert all(0 <= gap < 0.7 for gap in gaps)
+
+
+def test_samples_that_are_not_audio_are_refused(babbler):
+    with pytest.raises(AudioError, match="nan"):
+        SpeechEncoder(babbler, CONFIG).push(np.full(10, np.nan, "<f4").tobytes())

@@ -1,0 +1,106 @@
+"""A stream from bytes to events, in one process."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline import Stream
+from pipeline.config import AudioFormat, StreamConfig
+from pipeline.errors import LanguageError
+from tests.pipeline.test_speech import cut
+
+FLOATS = AudioFormat("pcm_f32le")
+
+BRIEF = StreamConfig(max_new_tokens=4)
+"""A random model never ends by itself."""
+
+
+def run(stream, pieces):
+    return [*(event for piece in pieces for event in stream.feed(piece)), *stream.close()]
+
+
+def finals(events):
+    return [
+        (event.type, event.utterance, event.start, event.end, event.stable)
+        for event in events
+        if getattr(event, "final", False)
+    ]
+
+
+def test_events_are_numbered_and_end_with_done(babbler, talk):
+    events = run(Stream(babbler, source="es", targets=["en"], audio=FLOATS, config=BRIEF), [talk.tobytes()])
+
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.type for event in events].count("done") == 1
+    assert events[-1].type == "done"
+    assert events[-1].utterances == 3
+    assert events[-1].audio_seconds == pytest.approx(len(talk) / 16_000)
+
+
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rng=st.randoms(use_true_random=False), count=st.integers(1, 200))
+def test_final_text_does_not_depend_on_the_frames(babbler, talk, rng, count):
+    data = talk.tobytes()
+    whole = run(Stream(babbler, "es", ["en"], FLOATS, BRIEF), [data])
+    pieces = run(Stream(babbler, "es", ["en"], FLOATS, BRIEF), cut(data, rng, count))
+
+    assert finals(pieces) == finals(whole)
+
+
+def test_a_closed_stream_is_as_new(babbler, talk):
+    stream = Stream(babbler, "es", ["en"], FLOATS, BRIEF)
+    first = run(stream, [talk.tobytes()])
+
+    assert run(stream, [talk.tobytes()]) == first
+
+
+def test_a_reset_forgets_what_was_begun(babbler, talk):
+    stream = Stream(babbler, "es", ["en"], FLOATS, BRIEF)
+    expected = run(stream, [talk.tobytes()])
+    stream.feed(talk[:40_001].tobytes() + b"x")
+    stream.reset()
+
+    assert run(stream, [talk.tobytes()]) == expected
+
+
+def test_streams_of_one_model_do_not_mix(babbler, talk):
+    alone = run(Stream(babbler, "es", ["en"], FLOATS, BRIEF), [talk.tobytes()])
+    one, other = Stream(babbler, "es", ["en"], FLOATS, BRIEF), Stream(babbler, "en", ["es"], FLOATS, BRIEF)
+    events = []
+    for begin in range(0, len(talk), 5_000):
+        piece = talk[begin : begin + 5_000]
+        events += one.feed(piece.tobytes())
+        other.feed(piece[::-1].tobytes())
+    other.close()
+
+    assert finals([*events, *one.close()]) == finals(alone)
+
+
+def test_sixteen_bit_mono_is_the_default(babbler, talk):
+    stream = Stream(babbler, source="es", targets=["en"], config=BRIEF)
+    data = (talk * 32_767).astype("<i2").tobytes()
+
+    assert run(stream, [data])[-1].utterances == 3
+
+
+def test_nothing_said_is_nothing_heard(babbler):
+    events = run(Stream(babbler, "es", ["en"]), [bytes(320_000)])
+
+    assert {event.type for event in events} == {"ack", "done"}
+    assert events[-1].utterances == 0
+
+
+def test_settings_are_the_streams_own(babbler, talk):
+    config = StreamConfig(source="xx", targets=("yy",), partials=False, max_new_tokens=4)
+    events = run(Stream(babbler, "es", ["en"], FLOATS, config), [talk.tobytes()])
+
+    assert all(event.final for event in events if event.type == "transcript")
+
+
+def test_a_stream_needs_a_target_and_languages_that_are_known(babbler):
+    with pytest.raises(ValueError, match="at least one target"):
+        Stream(babbler, "es", [])
+    with pytest.raises(LanguageError, match="'de'"):
+        Stream(babbler, "es", ["de"])
