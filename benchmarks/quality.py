@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality [--model DIR] [--limit 200] [--engine espeak-ng|mbrola] [--live] [--json]
     python -m benchmarks.quality --human DIR [--model DIR] [--limit 200] [--live] [--json]
+    python -m benchmarks.quality --noise [--model DIR] [--limit 200] [--live] [--json]
 
 Held-out sentences (``data/heldout.es-en.tsv.gz``) are spoken by voices that training never heard: variants
 of espeak-ng that it leaves out, or MBROLA, an engine that it leaves out altogether (the lists are in
@@ -10,6 +11,7 @@ non-free). Each sentence is one clip and is decoded whole, once by the whole mod
 sub-model inside it; ``--live`` sends it through a :class:`~pipeline.stream.Stream` instead, gate and partial
 hypotheses included. ``--human`` measures recordings of people instead, for which there is no translation to
 compare with: a folder with a ``manifest.tsv`` that has the columns ``file``, ``lang`` and ``transcript``.
+``--noise`` measures clips in which nobody speaks, and counts those that are answered with nothing.
 
 WER and CER (jiwer; fractions, 0.04 is 4 %) are of texts in lower case, without punctuation (every character
 of a Unicode category P; apostrophes join, the others part words) and with single spaces. BLEU and chrF
@@ -33,6 +35,7 @@ from random import Random
 import jiwer
 import numpy as np
 import sacrebleu
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -41,16 +44,18 @@ from pipeline.audio.files import read_audio
 from pipeline.cli import NANO
 from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.model import Gemma3n
+from pipeline.speech import TAIL, SpeechEnded, SpeechHeard, SpeechStarted
 from pipeline.stream import Stream
 from pipeline.training.engines import Voice, held_out_engine, held_out_voices
+from pipeline.translation import SpeechTranslator
+from pipeline.wire.events import Event, Transcript, Translation
 
 HELD_OUT = Path(__file__).parent / "data" / "heldout.es-en.tsv.gz"
 
 ENGINES: dict[str, Callable[[str], list[Voice]]] = {"espeak-ng": held_out_voices, "mbrola": held_out_engine}
 """Voices of a language that were held out, by engine."""
 
-TAIL = SAMPLE_RATE // 5
-"""Zeros behind a clip; without them no soft token sees the last 100 ms of it."""
+DIRECTIONS = (("es", "en"), ("en", "es"))
 
 Waveform = NDArray[np.float32]
 Answer = tuple[str, str]
@@ -103,27 +108,29 @@ def score(clips: Sequence[Clip], answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def hear_whole(model: Gemma3n, waveform: Waveform, source: str, target: str) -> Answer:
-    """Encode a clip of one utterance and decode greedily, without gate or partial hypotheses."""
-    prompt, cache = model.prompt, model.new_cache()
-    audio = model.encode_audio(np.pad(waveform, (0, TAIL)))
-    places = [model.config.audio_token_id] * len(audio)
-    question = [*prompt.before_audio(source, target), *places, *prompt.after_audio()]
-    longest = StreamConfig().max_new_tokens
-    transcript = model.greedy(cache, question, longest, prompt.transcript_stop_ids, audio=audio)
-    if not transcript:
-        return "", ""
-    translation = model.greedy(cache, prompt.translation_label(target), longest, prompt.stop_ids)
-    return model.tokenizer.decode(transcript).strip(), model.tokenizer.decode(translation).strip()
+    """Encode and decode a clip as one utterance, without gate or partial hypotheses."""
+    stream = model.audio_stream()
+    tokens = torch.cat([stream.push(waveform), stream.push(np.zeros(TAIL, np.float32))]).numpy()
+    end = len(waveform) / SAMPLE_RATE
+    translator = SpeechTranslator(model, StreamConfig(source, (target,), partials=False))
+    translator.push(SpeechStarted(audio_time=0.0, time=0.0))
+    translator.push(SpeechHeard(audio_time=end, time=end, tokens=tokens))
+    return _texts(translator.push(SpeechEnded(audio_time=end, time=end)))
 
 
 def hear_live(model: Gemma3n, waveform: Waveform, source: str, target: str) -> Answer:
     """Send a clip through a stream; the final texts of its utterances, joined."""
     stream = Stream(model, source=source, targets=[target], audio=AudioFormat("pcm_f32le"))
-    texts: dict[str, list[str]] = {"transcript": [], "translation": []}
-    for event in [*stream.feed(waveform.astype("<f4").tobytes()), *stream.close()]:
-        if event.type in texts and event.final:
-            texts[event.type].append(event.stable)
-    return " ".join(texts["transcript"]), " ".join(texts["translation"])
+    return _texts([*stream.feed(waveform.astype("<f4").tobytes()), *stream.close()])
+
+
+def _texts(heard: Sequence[Event]) -> Answer:
+    """Final transcripts and translations, each joined."""
+    finals: dict[str, list[str]] = {"transcript": [], "translation": []}
+    for event in heard:
+        if isinstance(event, Transcript | Translation) and event.final and event.stable:
+            finals[event.type].append(event.stable)
+    return " ".join(finals["transcript"]), " ".join(finals["translation"])
 
 
 def held_out_pairs() -> list[tuple[str, str]]:
@@ -162,6 +169,33 @@ def recorded(folder: Path, languages: Sequence[str]) -> dict[str, list[Clip]]:
     return clips
 
 
+def noises(count: int) -> list[Waveform]:
+    """Clips of 1 to 8 s without speech: white to brown noise, hum, chords and bursts, at many levels."""
+    clips = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        time = np.arange(int(rng.uniform(1, 8) * SAMPLE_RATE)) / SAMPLE_RATE
+        spectrum = np.fft.rfft(rng.normal(size=len(time)))
+        slope = rng.uniform(0, 1)
+        clip = np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 1) ** slope, len(time))
+        match seed % 4:
+            case 1:
+                clip = sum(np.sin(2 * np.pi * 50 * k * time) / k for k in range(1, 6)) + 0.1 * clip
+            case 2:
+                notes = 220 * 2 ** (rng.integers(0, 24, 3) / 12)
+                clip = sum(np.sin(2 * np.pi * note * time) for note in notes) * np.exp(-(time % 1))
+            case 3:
+                clip = clip * (rng.uniform(size=len(time) // 1_600 + 1) < 0.2).repeat(1_600)[: len(time)]
+        level = 10 ** (rng.uniform(-50, -10) / 20)
+        clips.append((clip * level / max(float(np.std(clip)), 1e-9)).clip(-1, 1).astype(np.float32))
+    return clips
+
+
+def silent_share(model: Gemma3n, clips: Sequence[Waveform], source: str, target: str, hear: Hear) -> float:
+    """Share of ``clips`` of noise in which nothing is heard."""
+    return sum(hear(model, clip, source, target) == ("", "") for clip in clips) / len(clips)
+
+
 def evaluate(model: Gemma3n, clips: Sequence[Clip], source: str, target: str, hear: Hear) -> dict[str, float]:
     """Scores of a model on clips in one language."""
     console = Console(stderr=True)
@@ -196,6 +230,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="most clips per direction (default: 200)")
     parser.add_argument("--engine", choices=ENGINES, default="espeak-ng", help="whose voices speak")
     parser.add_argument("--human", type=Path, metavar="DIR", help="measure recordings of people instead")
+    parser.add_argument("--noise", action="store_true", help="measure clips of noise instead")
     parser.add_argument("--live", action="store_true", help="as a live stream instead of clip by clip")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     options = parser.parse_args()
@@ -206,8 +241,18 @@ def main() -> None:
     half_widths = [width // 2 for width in whole.config.text.intermediate_size]
     models = {"whole": whole, "half": Gemma3n.from_pretrained(options.model, ffn_widths=half_widths)}
 
+    hear = hear_live if options.live else hear_whole
+    if options.noise:
+        clips = noises(options.limit)
+        shares = {
+            size: {f"{a}-{b}": {"silent": silent_share(model, clips, a, b, hear)} for a, b in DIRECTIONS}
+            for size, model in models.items()
+        }
+        print(json.dumps(shares))
+        return
+
     pairs = held_out_pairs()[: options.limit]
-    other = {"es": "en", "en": "es"}
+    other = dict(DIRECTIONS)
     if options.human is not None:
         clips = {
             source: clips[: options.limit] for source, clips in recorded(options.human, [*other]).items()
@@ -219,7 +264,6 @@ def main() -> None:
             "en": spoken([(english, spanish) for spanish, english in pairs], voices("en")),
         }
 
-    hear = hear_live if options.live else hear_whole
     results = {
         size: {
             f"{source}-{other[source]}": evaluate(model, heard, source, other[source], hear)

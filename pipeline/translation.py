@@ -101,9 +101,14 @@ class _Text:
         # What the client has been sent.
         self._sent = ("", "")
 
+    @property
+    def stable(self) -> str:
+        """What has been shown and stays."""
+        return self._agreement.stable
+
     def given(self) -> list[int]:
         """Token ids of the stable text, with which a hypothesis begins."""
-        return self._model.prompt.words(self._agreement.stable)
+        return self._model.prompt.words(self.stable)
 
     def draft(self) -> list[int]:
         """How the last hypothesis went on behind the stable text."""
@@ -111,7 +116,7 @@ class _Text:
 
     def whole(self, ids: Sequence[int]) -> str:
         """The text of a hypothesis, of which ``ids`` were decoded behind the stable text."""
-        decode, stable, given = self._model.tokenizer.decode, self._agreement.stable, self.given()
+        decode, stable, given = self._model.tokenizer.decode, self.stable, self.given()
         self._ids = [*given, *ids]
         # Only what is new is taken from the tokenizer: stable text stays as it was shown.
         new = decode(self._ids)[len(decode(given)) :]
@@ -120,7 +125,7 @@ class _Text:
     def agree(self, text: str) -> tuple[str, str] | None:
         """Take a hypothesis; returns what is stable and what is tentative, or None if it was sent before."""
         tentative = self._agreement.push(text)
-        state = (self._agreement.stable, tentative)
+        state = (self.stable, tentative)
         if state == self._sent:
             return None
         self._sent = state
@@ -185,7 +190,7 @@ class _Utterance:
         prompt, end_of_audio = self._model.prompt, self._cache.length
         longest = min(self._longest, SPARE_TOKENS + TRANSCRIPT_TOKENS * self._heard)
         transcript = self._decode(self._transcript, prompt.after_audio(), longest, prompt.transcript_stop_ids)
-        translations = dict.fromkeys(self._translations, "")
+        translations = {target: text.stable for target, text in self._translations.items()}
         if transcript:
             behind_transcript = self._cache.length
             said = behind_transcript - end_of_audio

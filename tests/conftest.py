@@ -16,6 +16,14 @@ settings.register_profile("surtitle", deadline=None, print_blob=True)
 settings.load_profile("surtitle")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tensors as small as the tests' only lose time to a thread pool."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def espeak_ng() -> None:
     """For tests that have sentences spoken; without espeak-ng they are skipped, in CI they fail."""
@@ -35,7 +43,10 @@ def recording() -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete checkpoint of the bundled model's make in miniature, with random weights: it babbles."""
+    """A complete checkpoint of the bundled model's make in miniature, with random weights: it babbles.
+
+    A loud end of turn makes it fall silent after a few words, as a trained model does.
+    """
     import torch
 
     from pipeline.training.__main__ import build
@@ -47,5 +58,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         learner, raw, tokenizer, _ = build(TINY, read_pairs(ROOT / "benchmarks/data/heldout.es-en.tsv.gz"))
+        learner.language_model.embed_tokens.weight.data[tokenizer.token_to_id("<end_of_turn>")] *= 4
     export(learner, raw, tokenizer, folder)
     return folder

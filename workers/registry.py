@@ -15,6 +15,8 @@ from workers.protocols import StreamError
 from workers.pump import Pump, least_loaded
 from workers.sessions import LiveStream
 
+_SHUTTING_DOWN = "the server is shutting down; start again soon"
+
 
 class Registry:
     """Live streams by their id, and the workers that take them.
@@ -49,6 +51,8 @@ class Registry:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # When a stream without a connection is stopped, or one that has ended is forgotten.
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        # Whether no stream is to be started any more.
+        self._closed = False
 
     def get(self, stream_id: str) -> LiveStream | None:
         """The stream of that id, also for a while after it has ended."""
@@ -77,6 +81,9 @@ class Registry:
             config, encoder, decoder, describe=self._describe, clock=self._clock, metrics=self._metrics
         )
         await stream.open()
+        if self._closed:  # since: nobody would end it
+            stream.release()
+            raise StreamError(_SHUTTING_DOWN, code="shutting_down")
         self._streams[stream.id] = stream
         task = asyncio.create_task(stream.run(), name=f"stream {stream.id}")
         self._tasks[stream.id] = task
@@ -127,10 +134,11 @@ class Registry:
             task.cancel()
 
     async def close(self) -> None:
-        """End all streams with a fatal ``error`` of code ``shutting_down``."""
+        """End all streams with a fatal ``error`` of code ``shutting_down`` and start no more."""
+        self._closed = True
         tasks = list(self._tasks.values())
         for stream in self._streams.values():
-            stream.fail(StreamError("the server is shutting down; start again soon", code="shutting_down"))
+            stream.fail(StreamError(_SHUTTING_DOWN, code="shutting_down"))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -137,7 +137,7 @@ class LiveStream:
             for pump in (self._encoder, self._decoder):
                 _items(await pump.request(messages.Open(self.id, self.config)))
         except BaseException:
-            self._release()
+            self.release()
             raise
 
     def attach(self) -> int:
@@ -198,7 +198,7 @@ class LiveStream:
             logger.exception("stream %s failed", self.id)
             self.fail(StreamError("the stream failed with an internal error", code="internal"))
         finally:
-            self._release()
+            self.release()
 
     async def _listen(self) -> None:
         """Front half: audio through the encoder, commands past it, in order."""
@@ -281,7 +281,8 @@ class LiveStream:
             case events.Error(code=code):
                 self._metrics.errors.labels(code).inc()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Have both workers forget the stream."""
         for pump in (self._encoder, self._decoder):
             pump.release(self.id)
 

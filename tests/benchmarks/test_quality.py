@@ -138,3 +138,18 @@ def test_table_has_percentages_and_a_gap_where_nothing_was_measured():
 
     assert lines[1].split() == ["whole", "es-en", "3.8", "1.0", "45.2", "60.0"]
     assert lines[2].split() == ["half", "es-en", "150.0", "50.0", "-", "-"]
+
+
+def test_noise_is_the_same_every_time_and_of_many_kinds():
+    clips = quality.noises(8)
+
+    assert len({clip.tobytes() for clip in clips}) == 8
+    assert all(0 < np.abs(clip).max() <= 1 for clip in clips)
+    np.testing.assert_array_equal(clips[5], quality.noises(6)[5])
+
+
+def test_noise_counts_when_nothing_is_heard():
+    def hear(model, waveform, source, target):
+        return ("", "") if len(waveform) > 3 else ("uh", "")
+
+    assert quality.silent_share("model", [SILENCE[:n] for n in (1, 10, 20, 30)], "es", "en", hear) == 0.75

@@ -180,3 +180,66 @@ def test_a_text_that_does_not_end_is_ended(babbler):
 
     (final,) = texts(events, Transcript)
     assert len(babbler.tokenizer.encode(f" {final.stable}")) <= 2 * (16 + 3 * 2)
+
+
+class Scripted:
+    """A model that says, hypothesis by hypothesis, the texts of a script: a transcript, a translation ..."""
+
+    def __init__(self, model, *script):
+        self._model = model
+        self._script = iter(script)
+        self.prompt, self.tokenizer, self.config = model.prompt, model.tokenizer, model.config
+        self.new_cache, self.extend = model.new_cache, model.extend
+
+    def greedy(self, cache, token_ids, room, stop_ids, draft):
+        self._model.extend(cache, token_ids)
+        text, given = next(self._script), self.tokenizer.decode(token_ids)
+        stable = next((n for n in range(len(text), 0, -1) if given.endswith(f" {text[:n]}")), 0)
+        return self.tokenizer.encode(text[stable:] if stable else f" {text}" if text else "")
+
+
+def hear_script(babbler, *script):
+    """Events of an utterance with a hypothesis per soft token and one at its end."""
+    config = StreamConfig(partial_interval=0.16)
+    translator = SpeechTranslator(Scripted(babbler, *script), config)
+    tokens = np.zeros((1, babbler.config.text.hidden_size), np.float32)
+    events = translator.push(SpeechStarted(audio_time=0.0, time=0.0))
+    for number in range(1, (len(script) + 1) // 2):
+        events += translator.push(SpeechHeard(audio_time=1.0, time=number * 0.16, tokens=tokens))
+    return [*events, *translator.push(SpeechEnded(audio_time=1.0, time=1.0))]
+
+
+def test_what_two_hypotheses_agree_on_is_stable_and_given_to_the_next(babbler):
+    events = hear_script(
+        babbler,
+        *("el gato", "the cat"),
+        *("el gato come", "the cat eats"),
+        *("el gato come aquí.", "the cat eats here."),
+    )
+
+    assert [(e.stable, e.tentative, e.final) for e in texts(events, Transcript)] == [
+        ("", "el gato", False),
+        ("el gato", " come", False),
+        ("el gato come aquí.", "", True),
+    ]
+    assert [(e.stable, e.tentative) for e in texts(events, Translation)][1:] == [
+        ("the cat", " eats"),
+        ("the cat eats here.", ""),
+    ]
+
+
+def test_a_translation_keeps_what_was_stable_when_its_transcript_vanishes(babbler):
+    events = hear_script(babbler, *("sí", "yes of course"), *("sí", "yes of course not"), *("",))
+
+    assert [(e.stable, e.final) for e in texts(events, Translation)] == [
+        ("", False),
+        ("yes of course", False),
+        ("yes of course", True),
+    ]
+    assert [e.stable for e in texts(events, Transcript) if e.final] == [""]
+
+
+def test_partial_texts_end_where_the_audio_heard_ends(babbler):
+    events = hear_script(babbler, *("a b", "c d"), *("a b c", "c d e"), *("a b c d", "c d e f"))
+
+    assert [e.end for e in texts(events, Transcript)] == [pytest.approx(0.16), pytest.approx(0.32), 1.0]

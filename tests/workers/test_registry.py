@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from pipeline.wire.commands import Start
 from pipeline.wire.protocol import Limits
 from tests.workers.conftest import client, emptied, eventually, finals, running
 from tests.workers.doubles import load_decoder, load_encoder
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
+from workers.protocols import StreamError
 
 START = {"type": "start", "partials": False}
 STOP = {"type": "stop"}
@@ -137,3 +141,29 @@ async def test_resume_after_an_event_that_never_was_is_refused(server, after_seq
 
     assert error["code"] == "bad_message"
     assert "from 0 to 1, got 999" in error["message"]
+
+
+class SlowDecoder(DecoderWorker):
+    """Makes room for streams once told to."""
+
+    def __init__(self):
+        super().__init__(load_decoder)
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def step(self, batch):
+        self.asked.set()
+        await self.go.wait()
+        return await super().step(batch)
+
+
+async def test_a_stream_that_is_being_opened_when_the_server_ends_is_not_started():
+    decoder = SlowDecoder()
+    async with running(decoders=[decoder]) as server:
+        opening = asyncio.create_task(server.gateway.registry.open(Start()))
+        await decoder.asked.wait()
+        await server.gateway.registry.close()
+        decoder.go.set()
+
+        with pytest.raises(StreamError, match="shutting down"):
+            await opening
+        await emptied([*server.encoders, decoder])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,15 +11,6 @@ import torch
 from pipeline.config import TextConfig
 from pipeline.gemma.decoder import Decoder
 from tests import reference
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small only lose time to a thread pool."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=range(5))
