@@ -120,12 +120,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_languages(listen)
     listen.set_defaults(run=_listen)
 
-    model = commands.add_parser("model", help="look into models").add_subparsers(
+    model = commands.add_parser("model", help="look into models and convert them").add_subparsers(
         required=True, metavar="COMMAND"
     )
     info = model.add_parser("info", help="parameters and bytes by part, and the sub-models inside")
     info.add_argument("model", metavar="DIR", help="folder in Hugging Face layout, or a Hugging Face id")
     info.set_defaults(run=_model_info)
+    convert = model.add_parser("convert-ple", help="write per-layer embeddings in 8 or 4 bits")
+    convert.add_argument("model", metavar="DIR", help="folder in Hugging Face layout, or a Hugging Face id")
+    convert.add_argument("--out", type=Path, metavar="FILE", help="default: ple.int8.safetensors in DIR")
+    convert.add_argument("--bits", type=int, choices=(8, 4), default=8, help="default: 8")
+    convert.set_defaults(run=_convert_ple)
     return parser
 
 
@@ -273,6 +278,7 @@ def _listen(options: argparse.Namespace) -> None:
 
 
 def _model_info(options: argparse.Namespace) -> None:
+    from pipeline import ple_file  # noqa: PLC0415
     from pipeline.layout import describe  # noqa: PLC0415
 
     model = describe(options.model)
@@ -289,3 +295,29 @@ def _model_info(options: argparse.Namespace) -> None:
         widths = sorted(set(sub.ffn_widths))
         width = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]}-{widths[-1]}"
         print(f"{sub.name:<22}{width:<14}{sub.parameters:>16,}{sub.nbytes:>16,}")
+    if tables := ple_file.find(model.folder):
+        print(f"\n{'converted per-layer embeddings':<52}{'bytes':>16}")
+        for path in tables:
+            print(f"{path.name:<52}{path.stat().st_size:>16,}")
+
+
+def _convert_ple(options: argparse.Namespace) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from pipeline import ple_file  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("per-layer embeddings", total=1.0)
+        try:
+            path = ple_file.convert(
+                options.model,
+                options.out,
+                options.bits,
+                lambda share: progress.update(task, completed=share),
+            )
+        except OSError as error:
+            where = options.out or options.model
+            raise UsageError(f"{where}: cannot be written: {error.strerror}") from None
+    print(f"{path}  {path.stat().st_size:,} bytes")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline import ple_file
 from pipeline.audio.mel import MelFrontend, log_mel
 from pipeline.checkpoint import Checkpoint, locate
 from pipeline.config import ModelConfig
@@ -21,6 +22,7 @@ from pipeline.encoder.streaming import StreamingEncoder
 from pipeline.errors import AudioError
 from pipeline.gemma.cache import KVCache
 from pipeline.gemma.decoder import Decoder
+from pipeline.gemma.ple import PerLayerTable
 from pipeline.gemma.prompt import Prompt, PromptTemplate
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.layout import PER_LAYER_TABLE, check, empty_parts, slice_config
@@ -36,8 +38,8 @@ class Gemma3n:
         config: its sizes; those of the sub-model if it was read as one.
         audio_tower: log-mel to soft encodings.
         embed_audio: soft encodings, or ids of the audio vocabulary, to embeddings.
-        language_model: embeddings to logits. Its per-layer embedding table stays on the CPU in the file's
-            own dtype, mapped into memory.
+        language_model: embeddings to logits. Its per-layer embedding table stays on the CPU, as it is in
+            its file, mapped into memory: what is read of it is loaded, and processes share it.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Gemma3n:
         dtype: torch.dtype = torch.float32,
         *,
         ffn_widths: int | Sequence[int] | None = None,
+        ple: str | Path | None = None,
     ) -> Self:
         """Read a checkpoint in Hugging Face layout.
 
@@ -73,11 +76,13 @@ class Gemma3n:
             device: where to compute.
             dtype: what to compute in, whatever the file holds.
             ffn_widths: of a MatFormer sub-model, one for all layers or one per layer.
+            ple: a file that ``surtitle model convert-ple`` made of this checkpoint, to take per-layer
+                embeddings from; None takes the checkpoint's own, wherever such files lie.
 
         Raises:
             CheckpointError: there is no such folder; its configuration is not Gemma 3n's; files are missing
-                or corrupt; tensors are missing, superfluous or misshapen (it names them); or the widths are
-                not ones that the checkpoint has.
+                or corrupt; tensors are missing, superfluous or misshapen (it names them); the widths are
+                not ones that the checkpoint has; or the per-layer embeddings are not its own.
         """
         folder = locate(path)
         config = ModelConfig.from_pretrained(folder)
@@ -103,6 +108,10 @@ class Gemma3n:
         assert isinstance(audio_tower, AudioEncoder)
         assert isinstance(embed_audio, MultimodalEmbedder)
         assert isinstance(language_model, Decoder)
+        own = language_model.embed_tokens_per_layer.weight
+        layers = config.text.num_hidden_layers
+        values, scales = (own, None) if ple is None else ple_file.read(Path(ple), own, layers)
+        language_model.embed_tokens_per_layer = PerLayerTable(config.text, values, scales)
         return cls(folder, config, audio_tower.to(device), embed_audio, language_model)
 
     @cached_property

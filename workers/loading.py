@@ -31,11 +31,16 @@ def load_encoder(path: str, device: str, dtype: str) -> OpenStream[EncoderStream
     return open_stream
 
 
-def load_decoder(path: str, device: str, dtype: str) -> OpenStream[DecoderStream]:
-    """Load what back halves of streams need; arguments and errors as for :func:`load_encoder`."""
-    return partial(
-        SpeechTranslator, Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype))
-    )
+def load_decoder(path: str, device: str, dtype: str, ple: str | None = None) -> OpenStream[DecoderStream]:
+    """Load what back halves of streams need.
+
+    Arguments and errors are those of :func:`load_encoder`; besides, ``ple`` is a file of converted per-layer
+    embeddings.
+    """
+    model = Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype), ple=ple)
+    open_stream = partial(SpeechTranslator, model)
+    model.generate([model.config.text.bos_token_id], max_new_tokens=1)  # has Numba compile its kernel
+    return open_stream
 
 
 def _warm_up(model: Gemma3n, open_stream: OpenStream[EncoderStream]) -> None:

@@ -66,7 +66,7 @@ def run(
         settings,
         Path(path).name,
         partial(load_encoder, path, settings.device, settings.dtype),
-        partial(load_decoder, path, settings.device, settings.dtype),
+        partial(load_decoder, path, settings.device, settings.dtype, settings.ple),
     )
 
 

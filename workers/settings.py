@@ -11,6 +11,7 @@
     path = "models/gemma-3n-E2B-it"
     device = "cpu"             # or "cuda"
     dtype = "float32"          # or "bfloat16"
+    ple = "ple.int8.safetensors"  # per-layer embeddings made by "surtitle model convert-ple"
 
     [workers]
     encoders = 1
@@ -49,6 +50,7 @@ class Settings:
         model: folder of the model; ``None`` is the bundled one.
         device: where the models compute, in torch's words.
         dtype: ``float32`` or ``bfloat16``.
+        ple: file of converted per-layer embeddings; ``None`` takes those of the model's folder.
         encoder_workers: processes that encode.
         decoder_workers: processes that decode.
         streams: most streams in one worker at a time.
@@ -61,6 +63,7 @@ class Settings:
     model: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    ple: str | None = None
     encoder_workers: int = 1
     decoder_workers: int = 1
     streams: int = 32
@@ -88,7 +91,7 @@ class Settings:
 
 _TABLES = {
     "server": {"host": "host", "port": "port", "resume_seconds": "resume_seconds"},
-    "model": {"path": "model", "device": "device", "dtype": "dtype"},
+    "model": {"path": "model", "device": "device", "dtype": "dtype", "ple": "ple"},
     "workers": {
         "encoders": "encoder_workers",
         "decoders": "decoder_workers",

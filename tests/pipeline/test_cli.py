@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -194,3 +195,25 @@ def test_errors_have_their_exit_code_and_one_line(capsys, monkeypatch, error, co
 
     assert (result.code, result.out) == (code, "")
     assert result.err == (f"surtitle: {error}\n" if str(error) else "")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_converted_per_layer_embeddings_are_listed(capsys, checkpoint: Path, tmp_path: Path, bits):
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    file = model / f"ple.int{bits}.safetensors"
+    converted = run(capsys, "model", "convert-ple", model, "--bits", bits)
+    size = f"{file.stat().st_size:,}"
+    info = run(capsys, "model", "info", model)
+
+    assert (converted.code, converted.out, converted.err) == (0, f"{file}  {size} bytes\n", "")
+    assert info.out.splitlines()[-1].split() == [file.name, size]
+
+
+def test_converted_per_layer_embeddings_can_lie_elsewhere(capsys, checkpoint: Path, tmp_path: Path):
+    file = tmp_path / "table"
+    assert run(capsys, "model", "convert-ple", checkpoint, "--out", file).code == 0
+    assert file.is_file()
+    result = run(capsys, "model", "convert-ple", checkpoint, "--out", tmp_path / "no" / "folder" / "table")
+    assert (result.code, result.out) == (2, "")
+    assert str(tmp_path / "no" / "folder") in result.err
+    assert result.err.count("\n") == 1
