@@ -200,13 +200,14 @@ def _translate_whole(
 def _formatted(translation: Translation, form: str) -> str:
     from pipeline.text import subtitles  # noqa: PLC0415
 
+    language = translation.targets[0]
     match form:
         case "json":
             return json.dumps(dataclasses.asdict(translation), ensure_ascii=False, indent=2) + "\n"
         case "srt":
-            return subtitles.srt(translation.cues(translation.targets[0]))
+            return subtitles.srt(translation.cues(language), subtitles.CueConfig(language=language))
         case "vtt":
-            return subtitles.vtt(translation.cues(translation.targets[0]))
+            return subtitles.vtt(translation.cues(language), subtitles.CueConfig(language=language))
     width = max(len(language) for language in (translation.source, *translation.targets))
     lines = []
     for said in translation.utterances:

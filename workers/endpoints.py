@@ -8,7 +8,7 @@ from http import HTTPStatus
 from importlib.resources import files
 from urllib.parse import parse_qsl, urlsplit
 
-from pipeline.text.subtitles import srt, vtt
+from pipeline.text.subtitles import CueConfig, srt, vtt
 from pipeline.wire import events
 from pipeline.wire.events import Event
 from workers.metrics import Metrics
@@ -109,7 +109,8 @@ class Endpoints:
         if isinstance(found, Answer):
             return found
         render = {"vtt": vtt, "srt": srt}[form]
-        return Answer(HTTPStatus.OK, render(found.stream.cues(found.language)), _SUBTITLE_TYPES[form])
+        text = render(found.stream.cues(found.language), CueConfig(language=found.language))
+        return Answer(HTTPStatus.OK, text, _SUBTITLE_TYPES[form])
 
     def _find(self, stream_id: str, query: dict[str, str]) -> Viewing | Answer:
         stream = self._registry.get(stream_id)
