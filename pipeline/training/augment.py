@@ -8,6 +8,7 @@ frequency axis of each example warped: vocal tract length perturbation (Jaitly a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,97 +53,137 @@ def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device
     return out.view(-1, samples)
 
 
+@dataclass(frozen=True)
+class _Dice:
+    """Random numbers for a batch, each example its own.
+
+    Args:
+        generator: where they come from.
+        count: examples in the batch.
+        device: of the generator and of everything drawn.
+    """
+
+    generator: torch.Generator
+    count: int
+    device: torch.device
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        """[count, 1] between ``low`` and ``high``."""
+        drawn = torch.rand(self.count, 1, generator=self.generator, device=self.device)
+        return drawn * (high - low) + low
+
+    def some(self, share: float) -> Tensor:
+        """Bool [count, 1], true for about ``share`` of the examples."""
+        drawn = torch.rand(self.count, 1, generator=self.generator, device=self.device)
+        return drawn < share
+
+    def normal(self, samples: int) -> Tensor:
+        """White noise of unit power, [count, samples]."""
+        return torch.randn(self.count, samples, generator=self.generator, device=self.device)
+
+
 def augment(speech: Tensor, generator: torch.Generator) -> Tensor:
-    """Speech as a microphone in a room might deliver it: each effect hits some of the examples."""
+    """Speech as a microphone in a room might deliver it: each effect hits some of the examples.
+
+    Args:
+        speech: float32 [B, samples]; rows of zeros are rooms in which nobody speaks.
+        generator: of every random choice, on the device of ``speech``.
+
+    Returns:
+        Float32 [B, samples], at most 1 in magnitude.
+    """
     device, (count, samples) = speech.device, speech.shape
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, 1, generator=generator, device=device) * (high - low) + low
-
-    def some(share: float) -> Tensor:
-        return torch.rand(count, 1, generator=generator, device=device) < share
-
+    dice = _Dice(generator, count, device)
     size = -(-(samples + SAMPLE_RATE // 2) // 4800) * 4800
     spectrum = torch.fft.rfft(speech, size)
     frequency = torch.linspace(0, SAMPLE_RATE / 2, size // 2 + 1, device=device)
-    spectrum = spectrum * torch.where(some(0.35), _room(uniform, some, generator, size, count, device), 1.0)
-    spectrum = spectrum * torch.where(some(0.6), _microphone(uniform, some, frequency), 1.0)
+    spectrum = spectrum * torch.where(dice.some(0.35), _room(dice, size), 1.0)
+    spectrum = spectrum * torch.where(dice.some(0.6), _microphone(dice, frequency), 1.0)
     wave = torch.fft.irfft(spectrum, size)[:, :samples]
 
     loudness = wave.square().sum(1, keepdim=True) / (wave.abs() > 1e-4).sum(1, keepdim=True).clamp(min=1)
     level = loudness.sqrt().clamp(min=3e-3)
-    ratio_db = torch.where(some(0.5), uniform(3, 25), uniform(25, 55))
-    wave = wave + _noise(uniform, some, generator, wave, frequency, size) * level * 10 ** (-ratio_db / 20)
+    ratio_db = torch.where(dice.some(0.5), dice.uniform(3, 25), dice.uniform(25, 55))
+    wave = wave + _noise(dice, wave, frequency, size) * level * 10 ** (-ratio_db / 20)
 
     wave = wave / wave.abs().amax(1, keepdim=True).clamp(min=1e-4)
-    wave = wave * 10 ** (uniform(-36, 0) / 20)
-    clipped = (wave * uniform(1.5, 5)).clamp(-0.9, 0.9)
-    wave = torch.where(some(0.04) & (wave.abs().amax(1, keepdim=True) > 0.3), clipped, wave)
+    wave = wave * 10 ** (dice.uniform(-36, 0) / 20)
+    clipped = (wave * dice.uniform(1.5, 5)).clamp(-0.9, 0.9)
+    wave = torch.where(dice.some(0.04) & (wave.abs().amax(1, keepdim=True) > 0.3), clipped, wave)
     compressed = torch.sign(wave) * torch.log1p(255 * wave.abs()) / math.log(256)
     compressed = (compressed * 127).round() / 127
     companded = torch.sign(compressed) * torch.expm1(compressed.abs() * math.log(256)) / 255
-    wave = torch.where(some(0.08), companded, wave)
-    return (wave * 32_768).round() / 32_768
+    wave = torch.where(dice.some(0.08), companded, wave)
+    quantised: Tensor = (wave * 32_768).round() / 32_768
+    return quantised
 
 
-def _room(uniform, some, generator, size: int, count: int, device: torch.device) -> Tensor:  # type: ignore[no-untyped-def]
-    """Transfer functions of rooms: a direct path and an exponentially decaying noise tail."""
+def _room(dice: _Dice, size: int) -> Tensor:
+    """Transfer functions of rooms, complex [B, size // 2 + 1]: a direct path and a decaying noise tail."""
     length = SAMPLE_RATE // 2
-    time = torch.arange(length, device=device) / SAMPLE_RATE
-    decay = 6.9 / uniform(0.08, 0.6)
-    tail = torch.randn(count, length, generator=generator, device=device) * torch.exp(-decay * time)
-    tail = tail * (time > 0.002)
-    tail = tail / tail.square().sum(1, keepdim=True).sqrt() * 10 ** (uniform(-14, 1) / 20)
+    time = torch.arange(length, device=dice.device) / SAMPLE_RATE
+    # Within the reverberation time it falls by 60 dB, a factor of exp(6.9).
+    decay = 6.9 / dice.uniform(0.08, 0.6)
+    tail = dice.normal(length) * torch.exp(-decay * time) * (time > 0.002)
+    tail = tail / tail.square().sum(1, keepdim=True).sqrt() * 10 ** (dice.uniform(-14, 1) / 20)
     tail[:, 0] = 1.0
-    return torch.fft.rfft(tail, size)
+    response: Tensor = torch.fft.rfft(tail, size)
+    return response
 
 
-def _microphone(uniform, some, frequency: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _microphone(dice: _Dice, frequency: Tensor) -> Tensor:
     """Smooth random equalisation, for some with the band of a telephone or a cheap microphone."""
     octave = torch.log2(frequency.clamp(min=50) / 1000)
-    gain_db = uniform(-5, 5) * octave / 2
+    gain_db = dice.uniform(-5, 5) * octave / 2
     for _ in range(3):
-        centre, width = uniform(-3.5, 3), uniform(0.3, 1.5)
-        gain_db = gain_db + uniform(-8, 8) * torch.exp(-(((octave - centre) / width) ** 2))
+        centre, width = dice.uniform(-3.5, 3), dice.uniform(0.3, 1.5)
+        gain_db = gain_db + dice.uniform(-8, 8) * torch.exp(-(((octave - centre) / width) ** 2))
     response = 10 ** (gain_db / 20)
-    low, high = uniform(20, 350), torch.where(some(0.5), uniform(3_200, 4_000), uniform(4_000, 8_000))
+    low = dice.uniform(20, 350)
+    high = torch.where(dice.some(0.5), dice.uniform(3_200, 4_000), dice.uniform(4_000, 8_000))
     band = torch.sigmoid((frequency - low) / 25) * torch.sigmoid((high - frequency) / 100)
-    return torch.where(some(0.35), response * band, response)
+    return torch.where(dice.some(0.35), response * band, response)
 
 
-def _noise(uniform, some, generator, wave: Tensor, frequency: Tensor, size: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _noise(dice: _Dice, wave: Tensor, frequency: Tensor, size: int) -> Tensor:
     """Noise of unit power: coloured, hum, babble of the other examples, music-like chords, or a mixture."""
-    count, samples = wave.shape
-    device = wave.device
-    white = torch.randn(count, samples, generator=generator, device=device)
-    slope = uniform(0, 2)
+    samples = wave.shape[1]
+    white = dice.normal(samples)
+    slope = dice.uniform(0, 2)
     coloured = torch.fft.irfft(
         torch.fft.rfft(white, size) * (frequency.clamp(min=60) / 1000) ** (-slope / 2), size
     )[:, :samples]
-    time = torch.arange(samples, device=device) / SAMPLE_RATE
-    with_tones = some(0.15)
+    time = torch.arange(samples, device=dice.device) / SAMPLE_RATE
+    with_tones = dice.some(0.15)
     tones = torch.zeros_like(wave)
     for partial in range(1, 5):
-        pitch = uniform(48, 62) if partial == 1 else uniform(100, 1500)
-        depth, beat, level = uniform(0, 0.5), uniform(0.2, 5), uniform(0, 1)
+        pitch = dice.uniform(48, 62) if partial == 1 else dice.uniform(100, 1500)
+        depth, beat, level = dice.uniform(0, 0.5), dice.uniform(0.2, 5), dice.uniform(0, 1)
         rows = with_tones.squeeze(1).nonzero().squeeze(1)
         wobble = depth[rows] * torch.sin(2 * math.pi * beat[rows] * time)
         tones[rows] += level[rows] * torch.sin(2 * math.pi * pitch[rows] * time + 6 * wobble)
-    swell = (torch.sin(2 * math.pi * uniform(0.1, 3) * time + uniform(0, 6.28)) * 0.5 + 0.6).clamp(0)
+    phase = 2 * math.pi * dice.uniform(0.1, 3) * time + dice.uniform(0, 6.28)
+    swell = (torch.sin(phase) * 0.5 + 0.6).clamp(0)
     babble = wave.roll(1, 0) + wave.roll(2, 0).roll(samples // 3, 1) + wave.roll(3, 0).flip(0)
 
-    def unit(x: Tensor) -> Tensor:
-        return x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-4)
-
-    noise = unit(coloured) * torch.where(some(0.3), swell, 1.0)
-    noise = torch.where(with_tones, unit(tones) * torch.where(some(0.5), swell, 1.0) + 0.1 * noise, noise)
+    noise = _unit(coloured) * torch.where(dice.some(0.3), swell, 1.0)
+    chords = _unit(tones) * torch.where(dice.some(0.5), swell, 1.0)
+    noise = torch.where(with_tones, chords + 0.1 * noise, noise)
     # Where nobody speaks, other speech would be speech, not noise.
     spoken = wave.abs().amax(1, keepdim=True) > 0.01
-    return unit(torch.where(some(0.2) & spoken, unit(babble) + 0.3 * noise, noise))
+    return _unit(torch.where(dice.some(0.2) & spoken, _unit(babble) + 0.3 * noise, noise))
+
+
+def _unit(wave: Tensor) -> Tensor:
+    return wave / wave.square().mean(1, keepdim=True).sqrt().clamp(min=1e-4)
 
 
 def warped_filterbanks(device: torch.device) -> Tensor:
-    """HTK mel filterbanks over warped frequency axes, [WARPS, FFT // 2 + 1, BINS]; the middle one is exact."""
+    """HTK mel filterbanks over warped frequency axes; the middle one is exact.
+
+    Returns:
+        Float32 [WARPS, FFT // 2 + 1, BINS]; formants move by a factor of 1.2 at most, up and down.
+    """
     frequency = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, device=device, dtype=torch.float64)
     banks = []
     for step in range(WARPS):
@@ -177,11 +218,17 @@ def log_mel(wave: Tensor, filterbanks: Tensor, warp: Tensor) -> Tensor:
     )
     window = torch.hann_window(FRAME, periodic=True, device=wave.device)
     magnitude = torch.fft.rfft(emphasised * window, FFT).abs()
-    return (magnitude @ filterbanks[warp]).clamp(min=FLOOR).log()
+    mel: Tensor = (magnitude @ filterbanks[warp]).clamp(min=FLOOR).log()
+    return mel
 
 
 def mask_bands(mel: Tensor, generator: torch.Generator) -> Tensor:
-    """SpecAugment (Park et al. 2019): per example two bands and two stretches of time become silence."""
+    """SpecAugment (Park et al. 2019): up to two bands and two stretches of time of each example fall quiet.
+
+    Args:
+        mel: [B, frames, bins].
+        generator: of every random choice, on the device of ``mel``.
+    """
     count, frames, bins = mel.shape
     device = mel.device
     hidden = torch.zeros(count, frames, bins, dtype=torch.bool, device=device)
@@ -192,4 +239,3 @@ def mask_bands(mel: Tensor, generator: torch.Generator) -> Tensor:
         used = torch.rand(count, 1, 1, generator=generator, device=device) < 0.5
         hidden |= (at >= start) & (at < start + width) & used
     return torch.where(hidden, math.log(FLOOR) * 0.6, mel)
-

@@ -1,23 +1,20 @@
 """Speech synthesisers behind one interface: sentences in, 16 kHz waveforms out.
 
-Variety of voices decides what the model understands (docs/training.md), so every engine whose terms
-allow it is used: espeak-ng (formant synthesis, any language), SVOX Pico (HMM), flite (statistical and
-unit selection) and Festival (diphones). MBROLA's voices may be used with MBROLA only; they never train
-the model and serve as the engine that was held out altogether.
+Variety of voices decides what the model understands (docs/training.md). espeak-ng (formant synthesis, any
+language), SVOX Pico (HMM), flite (statistical and unit selection) and Festival (diphones) train it. MBROLA's
+voices may be used with MBROLA only; they never train the model and serve as the engine that was held out
+altogether.
 
 The libraries are loaded in process; Festival has no stable library and runs as a batch process.
-Debian packages: espeak-ng, libttspico-utils, flite, festival, festvox-{kallpc16k,kdlpc16k,rablpc16k,
-itapc16k,italp16k}, festlex-{cmu,oald,poslex,ifd}; for the held-out engine mbrola and mbrola-{es1..us3}.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -28,9 +25,49 @@ import numpy.typing as npt
 import soxr
 
 from pipeline.config import SAMPLE_RATE
+from pipeline.training import libraries
+from pipeline.training.libraries import Pcm
 from pipeline.training.respell import italian_spelling
 
-Pcm = npt.NDArray[np.int16]
+ENGINES = ("espeak-ng", "pico", "flite", "festival")
+"""Those that train the model."""
+
+_MBROLA_FOLDER = Path("/usr/share/mbrola")
+_FESTIVAL_FOLDER = Path("/usr/share/festival/voices")
+_PACKAGES: dict[str, dict[str, str | Path]] = {
+    "espeak-ng": {"espeak-ng": "libespeak-ng.so.1"},
+    "pico": {"libttspico-utils": "libttspico.so.0"},
+    "flite": {"flite": "libflite.so.1"},
+    "festival": {
+        "festvox-kallpc16k": _FESTIVAL_FOLDER / "english/kal_diphone",
+        "festvox-kdlpc16k": _FESTIVAL_FOLDER / "english/ked_diphone",
+        "festvox-itapc16k": _FESTIVAL_FOLDER / "italian/pc_diphone",
+        "festvox-italp16k": _FESTIVAL_FOLDER / "italian/lp_diphone",
+    },
+    "mbrola": {
+        f"mbrola-{voice}": _MBROLA_FOLDER / voice / voice
+        for voice in ("us1", "us2", "us3", "en1", "es1", "es2", "mx1", "mx2", "vz1")
+    },
+}
+"""Debian packages of each engine, with a library or a file of each that tells whether it is there."""
+
+
+def missing_packages(engines: Collection[str]) -> list[str]:
+    """Debian packages that have to be installed before ``engines`` can speak with all of their voices."""
+    return [
+        package
+        for engine in engines
+        for package, part in _PACKAGES[engine].items()
+        if not (part.exists() if isinstance(part, Path) else _loads(part))
+    ]
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -50,15 +87,20 @@ class Speech:
 class Voice(Protocol):
     """One voice of one engine."""
 
-    name: str
-    language: str
+    @property
+    def name(self) -> str:
+        """Engine and voice."""
+
+    @property
+    def language(self) -> str:
+        """ISO 639-1 code."""
 
     def speak(self, texts: Sequence[str], random: Random) -> list[Speech | None]:
         """Speak each text, with pace and pitch drawn from ``random``; None where the engine stays silent."""
 
 
 def trimmed(pcm: npt.NDArray[np.generic], rate: int, word_ends: Sequence[int] = ()) -> Speech | None:
-    """``pcm`` at 16 kHz without the silence around it, at -1 dB peak; None when there is nothing but silence."""
+    """``pcm`` at 16 kHz and -1 dB peak without the silence around it; None if there is nothing else."""
     wave = pcm.astype(np.float32)
     if rate != SAMPLE_RATE:
         wave = soxr.resample(wave, rate, SAMPLE_RATE, quality="MQ")
@@ -70,79 +112,6 @@ def trimmed(pcm: npt.NDArray[np.generic], rate: int, word_ends: Sequence[int] = 
     scaled = (wave[first:last] * (29_000 / peak)).astype(np.int16)
     ends = tuple(min(max(round(end * SAMPLE_RATE / rate) - first, 0), last - first) for end in word_ends)
     return Speech(scaled, ends)
-
-
-class _EspeakEvent(ctypes.Structure):
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", ctypes.c_char * 8),
-    )
-
-
-_EspeakCallback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_EspeakEvent)
-)
-
-
-class _Espeak:
-    """libespeak-ng, which is one global state per process (speak_lib.h)."""
-
-    def __init__(self) -> None:
-        self._lib = ctypes.CDLL("libespeak-ng.so.1")
-        synchronous, dont_exit = 2, 0x8000
-        self.rate = self._lib.espeak_Initialize(synchronous, 0, None, dont_exit)
-        if self.rate <= 0:
-            raise OSError("libespeak-ng cannot be initialised; is espeak-ng-data installed?")
-        self._pieces: list[Pcm] = []
-        self._words: list[tuple[int, int]] = []
-        self._callback = _EspeakCallback(self._receive)
-        self._lib.espeak_SetSynthCallback(self._callback)
-
-    def _receive(self, wav: object, count: int, events: object) -> int:
-        if wav and count:
-            self._pieces.append(np.ctypeslib.as_array(wav, (count,)).copy())  # type: ignore[arg-type]
-        index = 0
-        while events[index].type:  # type: ignore[index]
-            if events[index].type == 1:  # type: ignore[index]
-                self._words.append((events[index].text_position - 1, events[index].sample))  # type: ignore[index]
-            index += 1
-        return 0
-
-    def speak(self, voice: str, text: str, rate: int, pitch: int, pitch_range: int) -> Speech | None:
-        if self._lib.espeak_SetVoiceByName(voice.encode()):
-            raise OSError(f"espeak-ng has no voice {voice!r}")
-        for parameter, value in ((1, rate), (3, pitch), (4, pitch_range)):
-            self._lib.espeak_SetParameter(parameter, value, 0)
-        self._pieces, self._words = [], []
-        data = text.encode() + b"\0"
-        self._lib.espeak_Synth(data, len(data), 0, 1, 0, 1, None, None)
-        if not self._pieces:
-            return None
-        pcm = np.concatenate(self._pieces)
-        return trimmed(pcm, self.rate, self._word_ends(text, len(pcm)))
-
-    def _word_ends(self, text: str, samples: int) -> list[int]:
-        """A word ends where the next one that espeak-ng reports begins."""
-        starts = dict(self._words)
-        words = [match.start() for match in re.finditer(r"\S+", text)]
-        ends, following = [], samples
-        for index in range(len(words) - 1, -1, -1):
-            ends.append(following)
-            limit = words[index + 1] if index + 1 < len(words) else len(text)
-            inside = [starts[at] for at in range(words[index], limit) if at in starts]
-            following = min([*inside, following])
-        return ends[::-1]
-
-
-@functools.cache
-def _espeak() -> _Espeak:
-    return _Espeak()
 
 
 @dataclass(frozen=True)
@@ -159,54 +128,17 @@ class EspeakVoice:
 
     def speak(self, texts: Sequence[str], random: Random) -> list[Speech | None]:
         """See :class:`Voice`; rate, pitch and pitch range as a person would vary them."""
-        return [
-            _espeak().speak(
-                self.voice, text, random.randint(120, 210), random.randint(20, 80), random.randint(30, 80)
+        engine, results = libraries.espeak(), []
+        for text in texts:
+            pcm, word_ends = engine.speak(
+                text,
+                self.voice,
+                rate=random.randint(120, 210),
+                pitch=random.randint(20, 80),
+                pitch_range=random.randint(30, 80),
             )
-            for text in texts
-        ]
-
-
-class _Pico:
-    """One engine of libttspico (picoapi.h); 16 kHz."""
-
-    def __init__(self, language: str) -> None:
-        self._lib = ctypes.CDLL("libttspico.so.0")
-        self._memory = ctypes.create_string_buffer(4 * 1024 * 1024)
-        system = ctypes.c_void_p()
-        self._check(self._lib.pico_initialize(self._memory, len(self._memory), ctypes.byref(system)))
-        folder = Path("/usr/share/pico/lang")
-        self._lib.pico_createVoiceDefinition(system, b"voice")
-        for pattern in (f"{language}_ta.bin", f"{language}_*_sg.bin"):
-            resource, name = ctypes.c_void_p(), ctypes.create_string_buffer(200)
-            path = next(folder.glob(pattern), folder / pattern)
-            self._check(self._lib.pico_loadResource(system, str(path).encode(), ctypes.byref(resource)))
-            self._lib.pico_getResourceName(system, resource, name)
-            self._lib.pico_addResourceToVoiceDefinition(system, b"voice", name)
-        self._engine = ctypes.c_void_p()
-        self._check(self._lib.pico_newEngine(system, b"voice", ctypes.byref(self._engine)))
-
-    @staticmethod
-    def _check(status: int) -> None:
-        if status:
-            raise OSError(f"libttspico answers {status}; is libttspico-data installed?")
-
-    def speak(self, text: str) -> Speech | None:
-        data, pieces = text.encode() + b"\0", []
-        buffer, count, kind = ctypes.create_string_buffer(4096), ctypes.c_int16(), ctypes.c_int16()
-        while data:
-            self._check(self._lib.pico_putTextUtf8(self._engine, data, len(data), ctypes.byref(count)))
-            data, busy = data[count.value :], True
-            while busy:
-                status = self._lib.pico_getData(
-                    self._engine, buffer, len(buffer), ctypes.byref(count), ctypes.byref(kind)
-                )
-                pieces.append(buffer.raw[: count.value])
-                busy = status == 201
-        return trimmed(np.frombuffer(b"".join(pieces), np.int16), SAMPLE_RATE)
-
-
-_pico = functools.cache(_Pico)
+            results.append(trimmed(pcm, engine.rate, word_ends))
+        return results
 
 
 @dataclass(frozen=True)
@@ -224,61 +156,15 @@ class PicoVoice:
 
     def speak(self, texts: Sequence[str], random: Random) -> list[Speech | None]:
         """See :class:`Voice`."""
-        results: list[Speech | None] = []
+        results = []
         for text in texts:
             spelled = self.spell(re.sub(r"[<>&]", " ", text))
             speed, pitch = random.randint(75, 140), random.randint(70, 140)
+            marked = f'<speed level="{speed}"><pitch level="{pitch}">{spelled}</pitch></speed>'
             results.append(
-                _pico(self.voice).speak(f'<speed level="{speed}"><pitch level="{pitch}">{spelled}</pitch></speed>')
-                if spelled
-                else None
+                trimmed(libraries.pico(self.voice).speak(marked), SAMPLE_RATE) if spelled else None
             )
         return results
-
-
-class _Wave(ctypes.Structure):
-    """``cst_wave`` of flite (cst_wave.h)."""
-
-    _fields_ = (
-        ("type", ctypes.c_char_p),
-        ("sample_rate", ctypes.c_int),
-        ("num_samples", ctypes.c_int),
-        ("num_channels", ctypes.c_int),
-        ("samples", ctypes.POINTER(ctypes.c_short)),
-    )
-
-
-class _FliteVoice(ctypes.Structure):
-    """The head of ``cst_voice`` (cst_voice.h)."""
-
-    _fields_ = (("name", ctypes.c_char_p), ("features", ctypes.c_void_p))
-
-
-class _Flite:
-    def __init__(self, voice: str) -> None:
-        self._lib = ctypes.CDLL("libflite.so.1", ctypes.RTLD_GLOBAL)
-        for name in ("usenglish", "cmulex"):
-            ctypes.CDLL(f"libflite_{name}.so.1", ctypes.RTLD_GLOBAL)
-        self._lib.flite_init()
-        register = getattr(ctypes.CDLL(f"libflite_{voice}.so.1"), f"register_{voice}")
-        register.restype = ctypes.POINTER(_FliteVoice)
-        self._voice = register(None)
-        self._lib.flite_text_to_wave.restype = ctypes.POINTER(_Wave)
-        self._lib.flite_feat_set_float.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float)
-
-    def speak(self, text: str, stretch: float) -> Speech | None:
-        self._lib.flite_feat_set_float(self._voice.contents.features, b"duration_stretch", stretch)
-        wave = self._lib.flite_text_to_wave(text.encode("ascii", "ignore"), self._voice)
-        if not wave:
-            return None
-        head = wave.contents
-        pcm = np.ctypeslib.as_array(head.samples, (head.num_samples,)).copy()
-        rate = head.sample_rate
-        self._lib.delete_wave(wave)
-        return trimmed(pcm, rate)
-
-
-_flite = functools.cache(_Flite)
 
 
 @dataclass(frozen=True)
@@ -295,7 +181,8 @@ class FliteVoice:
 
     def speak(self, texts: Sequence[str], random: Random) -> list[Speech | None]:
         """See :class:`Voice`."""
-        return [_flite(self.voice).speak(text, random.uniform(0.8, 1.3)) for text in texts]
+        engine = libraries.flite(self.voice)
+        return [trimmed(*engine.speak(text, random.uniform(0.8, 1.3))) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -359,15 +246,16 @@ class MbrolaVoice:
         """See :class:`Voice`."""
         results = []
         for text in texts:
+            speed = str(random.randint(130, 180))
             pho = subprocess.run(
-                ["espeak-ng", "-v", f"mb-{self.base}", "-s", str(random.randint(130, 180)), "-q", "--pho", text],
+                ["espeak-ng", "-v", f"mb-{self.base}", "-s", speed, "-q", "--pho", text],
                 check=True,
                 capture_output=True,
                 text=True,
             ).stdout
             for pattern, by in self.rename:
                 pho = re.sub(pattern, by, pho, flags=re.MULTILINE)
-            data = Path("/usr/share/mbrola", self.voice, self.voice)
+            data = _MBROLA_FOLDER / self.voice / self.voice
             with tempfile.NamedTemporaryFile(suffix=".wav") as out:
                 pitch = f"{random.uniform(0.88, 1.12):.2f}"
                 subprocess.run(
@@ -386,39 +274,50 @@ HELD_OUT_VARIANTS = frozenset({"m5", "f4"})
 """Voice variants of espeak-ng that never train the model."""
 
 _VARIANTS = (
-    "f1 f2 f3 f5 m1 m2 m3 m4 m6 m7 m8 klatt klatt2 klatt3 klatt4 klatt6 Alex Alicia Andrea Andy Annie adam "
-    "anika antonio aunty belinda benjamin boris caleb david ed edward edward2 Denis Diogo Gene Gene2 gustave "
-    "Henrique Hugo iven iven2 iven3 Jacky john kaukovalta Lee linda marcelo Marco Mario max Michael michel "
-    "miguel Mike Nguyen norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 travis victor zac"
-).split()
+    *("f1", "f2", "f3", "f5", "m1", "m2", "m3", "m4", "m6", "m7", "m8"),
+    *("klatt", "klatt2", "klatt3", "klatt4", "klatt6", "Alex", "Alicia", "Andrea", "Andy", "Annie"),
+    *("adam", "anika", "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed"),
+    *("edward", "edward2", "Denis", "Diogo", "Gene", "Gene2", "gustave", "Henrique", "Hugo", "iven"),
+    *("iven2", "iven3", "Jacky", "john", "kaukovalta", "Lee", "linda", "marcelo", "Marco", "Mario"),
+    *("max", "Michael", "michel", "miguel", "Mike", "Nguyen", "norbert", "pablo", "paul", "pedro"),
+    *("quincy", "rob", "robert", "sandro", "shelby", "steph", "steph2", "travis", "victor", "zac"),
+)
 _ACCENTS = {
     "es": ("es", "es-419"),
     "en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029"),
 }
+_FLITE = ("cmu_us_slt", "cmu_us_rms", "cmu_us_awb", "cmu_us_kal16")
+_DIPHONES = {"es": ("lp_diphone", "pc_diphone"), "en": ("kal_diphone", "ked_diphone")}
 
 
-def training_voices(language: str) -> list[tuple[float, list[Voice]]]:
-    """Engines with their share of the training material; within an engine every voice is as likely.
+def training_voices(language: str, engines: Collection[str] = ENGINES) -> list[tuple[float, list[Voice]]]:
+    """Voices in groups, each with its share of the training material; in a group every voice is as likely.
 
     Spanish has few recorded speakers among the engines, so Italian ones read it too, in Italian spelling
     (:mod:`pipeline.training.respell`): a Spanish speaker with an accent.
+
+    Args:
+        language: ISO 639-1 code.
+        engines: those that may be used; without all of :data:`ENGINES` the shares sum to less than 1.
     """
     espeak: list[Voice] = [
         EspeakVoice(language, f"{accent}+{variant}") for accent in _ACCENTS[language] for variant in _VARIANTS
     ]
-    if language == "es":
-        return [
-            (0.40, espeak),
-            (0.36, [PicoVoice("es", "es-ES")]),
-            (0.10, [PicoVoice("es", "it-IT", italian_spelling)]),
-            (0.14, [FestivalVoice("es", name, italian_spelling) for name in ("lp_diphone", "pc_diphone")]),
-        ]
-    return [
-        (0.32, espeak),
-        (0.28, [PicoVoice("en", "en-US"), PicoVoice("en", "en-GB")]),
-        (0.26, [FliteVoice("en", name) for name in ("cmu_us_slt", "cmu_us_rms", "cmu_us_awb", "cmu_us_kal16")]),
-        (0.14, [FestivalVoice("en", name) for name in ("kal_diphone", "ked_diphone", "rab_diphone")]),
-    ]
+    groups: dict[str, list[tuple[str, float, list[Voice]]]] = {
+        "es": [
+            ("espeak-ng", 0.40, espeak),
+            ("pico", 0.36, [PicoVoice("es", "es-ES")]),
+            ("pico", 0.10, [PicoVoice("es", "it-IT", italian_spelling)]),
+            ("festival", 0.14, [FestivalVoice("es", voice, italian_spelling) for voice in _DIPHONES["es"]]),
+        ],
+        "en": [
+            ("espeak-ng", 0.32, espeak),
+            ("pico", 0.28, [PicoVoice("en", "en-US"), PicoVoice("en", "en-GB")]),
+            ("flite", 0.26, [FliteVoice("en", voice) for voice in _FLITE]),
+            ("festival", 0.14, [FestivalVoice("en", voice) for voice in _DIPHONES["en"]]),
+        ],
+    }
+    return [(share, voices) for engine, share, voices in groups[language] if engine in engines]
 
 
 def held_out_voices(language: str) -> list[Voice]:

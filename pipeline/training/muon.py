@@ -24,7 +24,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    orthogonal: Tensor = (x.mT if tall else x).to(matrices.dtype)
+    return orthogonal
 
 
 class Muon(torch.optim.Optimizer):
@@ -51,7 +52,7 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                gradients = [parameter.grad for parameter in parameters]
+                gradients = [p.grad for p in parameters if p.grad is not None]
                 averages = [
                     self.state[parameter].setdefault("average", torch.zeros_like(parameter))
                     for parameter in parameters

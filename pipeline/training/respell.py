@@ -15,9 +15,10 @@ _STRESSED = str.maketrans("aeiou", "àèìòù")
 _PLAIN = str.maketrans("áéíóúü", "aeiouu")
 _RULES = (
     (r"qu(?=[eiéí])", "k"),
-    (r"gü", "gu"),
     (r"gu(?=[eiéí])", "G"),
+    (r"gü", "Gu"),
     (r"g(?![eiéí])", "G"),
+    (r"ü", "u"),
     (r"ch", "C"),
     (r"c(?=[eiéí])", "S"),
     (r"[cq]", "k"),
@@ -59,18 +60,22 @@ def _accented(vowel: str) -> str:
 
 
 def _stress(word: str) -> int | None:
-    """Index of the stressed vowel: the accent, else by the ending (Ortografía de la lengua española, II.3)."""
+    """Index of the stressed vowel: by the accent or else by the ending (*Ortografía* of the RAE, II.3)."""
     accent = re.search(r"[áéíóú]", word)
     if accent:
         return accent.start()
     nuclei = [
-        match.end() - 1 if len(match.group()) > 1 and match.group()[-1] in "aeo" else match.start()
+        match.end() - 1 if _second_is_stressed(match.group()) else match.start()
         for match in re.finditer(r"[iuü]?[aeo][iuy]?|[iuü]+", re.sub(r"(?<=[qg])u(?=[ei])", "-", word))
     ]
     if not nuclei:
         return None
     last = word[-1] in _VOWELS or word[-1] in "ns"
     return nuclei[-2] if last and len(nuclei) > 1 else nuclei[-1]
+
+
+def _second_is_stressed(nucleus: str) -> bool:
+    return len(nucleus) > 1 and (nucleus[-1] in "aeo" or set(nucleus) <= set("iuü"))
 
 
 def _italian(word: str) -> str:
@@ -91,6 +96,4 @@ def _italian(word: str) -> str:
         else:
             out.append(_ITALIAN.get(letter, letter))
     accented = "".join(out)
-    return re.sub(
-        r"[áéíóú]", lambda match: match.group().translate(_PLAIN).translate(_STRESSED), accented
-    )
+    return re.sub(r"[áéíóú]", lambda match: match.group().translate(_PLAIN).translate(_STRESSED), accented)

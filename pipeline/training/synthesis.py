@@ -1,28 +1,37 @@
 """Sentences to speech, in parallel: numbered chunk files that training reads while later ones are made.
 
-A chunk is some sentences of one language read by one voice. What is in chunk *n* depends on the seed and
-*n* alone, not on the machine or on which process made it.
+A chunk is some sentences of one language read by one voice. Which sentences chunk *n* holds and who reads
+them, how fast and how high, depends on the text, the seed, the engines and *n* alone. The samples may differ
+a little from one making to the next: libraries' own noise goes on from one sentence to the next.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
+from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.training.engines import Voice, training_voices
+from pipeline.training.engines import ENGINES, Voice, training_voices
 from pipeline.training.text import Pair
 
 CHUNK = 48
 """Sentences in a chunk."""
+
+Item = tuple[int, str, list[int]]
+"""What a chunk is to hold: its index, the language, indices of the sentences."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ def chunk_path(folder: Path, index: int) -> Path:
     return folder / f"chunk-{index:06d}.npz"
 
 
-def plan(count: int, seed: int) -> Iterator[tuple[int, str, list[int]]]:
-    """Endless chunks: index, language, sentence indices; each pass reads every sentence once per language."""
+def plan(count: int, seed: int) -> Iterator[Item]:
+    """Endless chunks of ``count`` pairs; each pass reads every sentence once, that is, once per language."""
     index = 0
     for epoch in itertools.count():
         orders = {language: _order(count, (seed, epoch, language)) for language in ("es", "en")}
@@ -84,18 +93,24 @@ def _order(count: int, key: tuple[int, int, str]) -> list[int]:
     return order
 
 
-def draw_voice(language: str, random: Random) -> Voice:
-    """A voice for a chunk: first the engine by its share, then any of its voices."""
-    engines = training_voices(language)
-    voices = random.choices([voices for _, voices in engines], [share for share, _ in engines])[0]
+def draw_voice(language: str, random: Random, engines: Collection[str] = ENGINES) -> Voice:
+    """A voice for a chunk: first the group by its share, then any voice of it."""
+    groups = training_voices(language, engines)
+    voices = random.choices([voices for _, voices in groups], [share for share, _ in groups])[0]
     return random.choice(voices)
 
 
-def speak_chunk(pairs: Sequence[Pair], seed: int, item: tuple[int, str, list[int]]) -> tuple[int, Chunk]:
-    """Make one chunk of :func:`plan`; sentences that the voice cannot say are left out of it."""
+def speak_chunk(
+    pairs: Sequence[Pair], seed: int, item: Item, engines: Collection[str] = ENGINES
+) -> tuple[int, Chunk]:
+    """Make one chunk of :func:`plan`; sentences that the voice cannot say are left out of it.
+
+    Raises:
+        OSError: the engine or the voice is not installed.
+    """
     index, language, sentences = item
     random = Random(f"{seed}-{index}")
-    voice = draw_voice(language, random)
+    voice = draw_voice(language, random, engines)
     texts = [pairs[i].source if language == "es" else pairs[i].target for i in sentences]
     spoken = [(i, s) for i, s in zip(sentences, voice.speak(texts, random), strict=True) if s is not None]
     ends = [
@@ -126,19 +141,55 @@ def _receive_pairs(pairs: Sequence[Pair]) -> None:
     _pairs = pairs
 
 
-def _make(folder: Path, seed: int, item: tuple[int, str, list[int]]) -> str:
-    index, chunk = speak_chunk(_pairs, seed, item)
+def _make(folder: Path, seed: int, engines: Collection[str], item: Item) -> None:
+    index, chunk = speak_chunk(_pairs, seed, item, engines)
     chunk.save(chunk_path(folder, index))
-    return chunk.voice
 
 
-def synthesise(pairs: Sequence[Pair], folder: Path, chunks: int, processes: int, seed: int) -> None:
-    """Make the first ``chunks`` chunks of the plan in ``folder``, those that are there already excepted.
+def claim(folder: Path, pairs: Sequence[Pair], seed: int) -> None:
+    """Mark a folder of chunks with the text and the seed that they are made from; make it if need be.
+
+    Chunks name their sentences by number: with another text they would teach that speech means anything.
+
+    Raises:
+        ValueError: the folder was marked for another text or another seed.
+    """
+    digest = hashlib.sha256(repr((seed, [(pair.source, pair.target) for pair in pairs])).encode())
+    mark = folder / "made-from.sha256"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not mark.exists():
+        mark.write_text(digest.hexdigest(), encoding="ascii")
+    elif mark.read_text(encoding="ascii") != digest.hexdigest():
+        raise ValueError(f"{folder}: speech is there of another text or another seed; name an empty folder")
+
+
+def complete(folder: Path, chunks: int) -> bool:
+    """Whether the first ``chunks`` chunks are all there."""
+    return all(chunk_path(folder, index).exists() for index in range(chunks))
+
+
+def synthesise(
+    pairs: Sequence[Pair],
+    folder: Path,
+    *,
+    chunks: int,
+    processes: int,
+    seed: int,
+    engines: Collection[str] = ENGINES,
+) -> None:
+    """Make the first chunks of the plan, those that are there already excepted.
+
+    Args:
+        pairs: the training text.
+        folder: where chunks are and come, from :func:`claim`.
+        chunks: how many.
+        processes: how many of them are made at a time.
+        seed: of the plan, the voices and how they speak.
+        engines: whose voices speak.
 
     Raises:
         OSError: an engine or one of its voices is not installed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     todo = (
         item
         for item in itertools.islice(plan(len(pairs), seed), chunks)
@@ -148,5 +199,30 @@ def synthesise(pairs: Sequence[Pair], folder: Path, chunks: int, processes: int,
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with context.Pool(processes, _receive_pairs, (pairs,)) as pool:
-        for _ in pool.imap_unordered(partial(_make, folder, seed), todo):
+        for _ in pool.imap_unordered(partial(_make, folder, seed, engines), todo):
             pass
+
+
+@contextmanager
+def in_background(make: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Run ``make``, a partial :func:`synthesise`, in a process of its own, no longer than the block runs.
+
+    Yields:
+        Tells whether it is still at work.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_until_terminated, args=(make,))
+    process.start()
+    try:
+        yield process.is_alive
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _until_terminated(make: Callable[[], None]) -> None:
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit()
+
+    # By default the signal would end this process alone and leave those of its pool behind.
+    signal.signal(signal.SIGTERM, leave)
+    make()

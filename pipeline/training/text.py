@@ -16,7 +16,18 @@ from pathlib import Path
 from random import Random
 
 _REPLACED = str.maketrans(
-    {"“": '"', "”": '"', "„": '"', "’": "'", "‘": "'", "…": "...", "–": "-", "—": "-", "\u00a0": " ", "\u202f": " "}
+    {
+        "\N{LEFT DOUBLE QUOTATION MARK}": '"',
+        "\N{RIGHT DOUBLE QUOTATION MARK}": '"',
+        "\N{DOUBLE LOW-9 QUOTATION MARK}": '"',
+        "\N{LEFT SINGLE QUOTATION MARK}": "'",
+        "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+        "\N{HORIZONTAL ELLIPSIS}": "...",
+        "\N{EN DASH}": "-",
+        "\N{EM DASH}": "-",
+        "\N{NO-BREAK SPACE}": " ",
+        "\N{NARROW NO-BREAK SPACE}": " ",
+    }
 )
 _ALLOWED = re.compile(r"[A-Za-zÁÉÍÓÚÜÑÇáéíóúüñçàèìòùâêîôûäëïöÀÈ0-9 .,;:!?¡¿'\"()%$€/&-]+")
 LONGEST = 220
@@ -46,7 +57,7 @@ def fingerprint(text: str) -> str:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """All pairs of one file, cleaned; pairs too long or with signs outside the model's alphabet are left out."""
+    """All pairs of one file, cleaned, but for those too long or with signs outside the model's alphabet."""
     pairs = []
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -66,7 +77,9 @@ def without(pairs: Iterable[Pair], held_out: Iterable[Pair]) -> list[Pair]:
     """``pairs`` that share neither side with a held-out pair (by :func:`fingerprint`)."""
     seen = {fingerprint(side) for pair in held_out for side in (pair.source, pair.target)}
     return [
-        pair for pair in pairs if fingerprint(pair.source) not in seen and fingerprint(pair.target) not in seen
+        pair
+        for pair in pairs
+        if fingerprint(pair.source) not in seen and fingerprint(pair.target) not in seen
     ]
 
 

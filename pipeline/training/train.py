@@ -9,16 +9,18 @@ import multiprocessing
 import queue
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config import ModelConfig
+from pipeline.config import SAMPLE_RATE, ModelConfig
 from pipeline.encoder.conformer import AudioEncoder
 from pipeline.encoder.embedder import MultimodalEmbedder
 from pipeline.gemma.decoder import Decoder
@@ -30,6 +32,7 @@ from pipeline.training.synthesis import Chunk, chunk_path
 
 PREFETCH = 8
 LOG_EVERY = 50
+CHECKPOINT_EVERY = 500
 COMPILED_SHARE = 0.2
 """Share of all steps from which a bucket is compiled for, where compiling was asked for."""
 
@@ -73,28 +76,39 @@ class Learner(nn.Module):
             elif name.endswith("correct_output_scale"):
                 parameter.fill_(1.0)
 
-    def forward(self, mel: Tensor, batch: DeviceBatch, ffn_widths: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        mel: Tensor,
+        batch: DeviceBatch,
+        ffn_widths: Sequence[int] | None,
+        *,
+        answering: bool = True,
+    ) -> tuple[Tensor, Tensor]:
         """Mean losses of a batch: of the answer's tokens, and CTC of its characters.
 
         Args:
             mel: [B, frames, 128]; without frames the batch is text alone.
             batch: the rest of it.
             ffn_widths: of the sub-model that learns in this step; None for the whole.
+            answering: whether the decoder runs over speech; if not, the first loss of speech is zero.
         """
         decoder, audio = self.language_model, self.config.audio
+        spelling = mel.new_zeros(())
+        if mel.shape[1]:
+            frames = self.audio_tower.frames(mel)
+            spelling = self._spelling_loss(frames, batch)
+            if not answering:
+                return mel.new_zeros(()), spelling
         embedded = decoder.embed(batch.token_ids)
         hard = self.embed_audio.hard(batch.token_ids.clamp(min=audio.vocab_offset))
         is_hard = (batch.token_ids >= audio.vocab_offset).unsqueeze(-1)
         embedded = torch.where(is_hard, hard.to(embedded.dtype), embedded)
-        spelling = embedded.new_zeros(())
         if mel.shape[1]:
-            frames = self.audio_tower.frames(mel)
             soft = self.embed_audio(self.audio_tower.reduce(frames))
             at = torch.arange(batch.token_ids.shape[1], device=mel.device) - batch.audio_start
             spread = soft[:, at.clamp(0, soft.shape[1] - 1)]
             is_audio = (batch.token_ids == self.config.audio_token_id).unsqueeze(-1)
             embedded = torch.where(is_audio, spread.to(embedded.dtype), embedded)
-            spelling = self._spelling_loss(frames, batch)
         if torch.is_autocast_enabled(mel.device.type):
             embedded = embedded.to(torch.get_autocast_dtype(mel.device.type))
         hidden = decoder.hidden(batch.token_ids, embedded, ffn_widths=ffn_widths)
@@ -127,7 +141,17 @@ class Learner(nn.Module):
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """The parts of a :class:`Batch` that the losses need, on the device."""
+    """The parts of a :class:`Batch` that the losses need, on the device.
+
+    Args:
+        token_ids: int64 [B, L].
+        positions: those with a loss, in ``B * L``, int64 [n].
+        labels: the id to predict at each of them, int64 [n].
+        audio_start: position of the first audio soft token in every row.
+        frames: conformer frames (40 ms) of each example's audio, int64 [B].
+        characters: CTC targets in a row, int64.
+        character_counts: CTC target length of each example, int64 [B].
+    """
 
     token_ids: Tensor
     positions: Tensor
@@ -141,7 +165,7 @@ class DeviceBatch:
     def of(cls, batch: Batch, device: torch.device) -> DeviceBatch:
         """Copy ``batch`` over; labels are gathered to the positions that have one."""
 
-        def there(values: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+        def there(values: npt.NDArray[np.int64]) -> Tensor:
             tensor = torch.from_numpy(values)
             return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
@@ -159,7 +183,15 @@ class DeviceBatch:
 
 
 class SpeechPool:
-    """All speech made so far, in one int16 buffer on the device."""
+    """All speech made so far, in one int16 buffer on the device.
+
+    Args:
+        folder: where chunks appear.
+        drawing: told of every chunk.
+        capacity: samples that the buffer holds; what does not fit is left out.
+        device: of the buffer.
+        making: tells whether chunks are still being made.
+    """
 
     def __init__(
         self,
@@ -181,6 +213,7 @@ class SpeechPool:
 
         Raises:
             RuntimeError: they are not all there and nobody makes them any more.
+            ValueError: the buffer is too small for the first of them.
         """
         while self.filled < len(self.buffer):
             path = chunk_path(self._folder, self.chunks)
@@ -193,6 +226,8 @@ class SpeechPool:
                 continue
             chunk = Chunk.load(path)
             if self.filled + len(chunk.pcm) + 1 > len(self.buffer):
+                if not self.chunks:
+                    raise ValueError(f"{len(self.buffer)} samples are too few for a chunk of speech")
                 return
             # A copy: what a file was read into is read-only.
             pcm = torch.from_numpy(np.array(chunk.pcm))
@@ -240,6 +275,9 @@ class Drawing:
 
     def close(self) -> None:
         """End the processes."""
+        for news in self._news:
+            # What nobody will read any more must not keep this process from ending.
+            news.cancel_join_thread()
         for process in self._processes:
             process.terminate()
             process.join()
@@ -254,9 +292,7 @@ def _draw(batcher: Batcher, news: Any, ready: Any) -> None:
 
 
 @torch.no_grad()
-def heard(
-    pool: Tensor, batch: Batch, bucket: Bucket, banks: Tensor, generator: torch.Generator
-) -> Tensor:
+def heard(pool: Tensor, batch: Batch, bucket: Bucket, banks: Tensor, generator: torch.Generator) -> Tensor:
     """Log-mel frames of a batch's speech as a microphone in a room delivered it, [B, frames, 128].
 
     Args:
@@ -277,10 +313,13 @@ def heard(
 
 def optimisers(learner: Learner, recipe: Recipe, fused: bool) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for tables, norms, convolutions and the rest."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in learner.named_parameters():
         inside = ".layers." in name or ".conformer." in name
-        (matrices if inside and parameter.ndim == 2 and min(parameter.shape) >= 8 else others).append(parameter)
+        (matrices if inside and parameter.ndim == 2 and min(parameter.shape) >= 8 else others).append(
+            parameter
+        )
     return [
         Muon(matrices, recipe.matrix_rate),
         torch.optim.AdamW(others, recipe.vector_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=fused),
@@ -291,6 +330,7 @@ def train(
     learner: Learner,
     recipe: Recipe,
     batchers: Sequence[Batcher],
+    *,
     folder: Path,
     budget: Budget,
     device: torch.device,
@@ -311,67 +351,76 @@ def train(
         device: where to train.
         seed: of augmentation and widths.
         pool_samples: size of the pool of speech in samples.
-        making: whether chunks are still being made.
+        making: tells whether chunks are still being made.
         log: receives one line every :data:`LOG_EVERY` steps.
-        checkpoint: called every 500 steps and at the end with the step number.
+        checkpoint: called every :data:`CHECKPOINT_EVERY` steps and at the end with the step number.
 
     Returns:
         The number of steps.
+
+    Raises:
+        RuntimeError: synthesis ended before there was speech to begin with, or a process that draws
+            batches has died.
+        ValueError: the pool is too small for any speech.
+        FloatingPointError: the losses are no longer finite.
     """
     torch.manual_seed(seed)
     learner.to(device).train()
-    drawing = Drawing(batchers)
-    pool = SpeechPool(folder, drawing, pool_samples, device, making)
-    pool.read(recipe.first_chunks)
-    log(f"{pool.chunks} chunks, {pool.filled / 16_000 / 3600:.1f} h of speech to begin with")
     generator = torch.Generator(device).manual_seed(seed)
     chooser = np.random.default_rng(seed)
     half = [width // 2 for width in learner.config.text.intermediate_size]
     banks = augment.warped_filterbanks(device)
     steppers = optimisers(learner, recipe, fused=device.type == "cuda")
     rates = [stepper.param_groups[0]["lr"] for stepper in steppers]
-    begun = time.monotonic()
-    step, losses, seconds = 0, ([], []), 0.0
-    while True:
-        progress = max(step / budget.steps, (time.monotonic() - begun) / budget.seconds)
-        if progress >= 1:
-            break
-        factor = min((step + 1) / recipe.warmup, 1.0) * min(1.0, 1.35 * (1 - progress)) ** 1.2
-        for stepper, rate in zip(steppers, rates, strict=True):
-            stepper.param_groups[0]["lr"] = rate * max(factor, 0.002)
-        index, batch = drawing.next()
-        bucket = recipe.buckets[index]
-        mel = heard(pool.buffer, batch, bucket, banks, generator)
-        widths = half if chooser.random() < recipe.half_share else None
-        # A shape that is rarely drawn is not worth compiling for.
-        stance = "default" if bucket.share >= COMPILED_SHARE else "force_eager"
-        with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance(stance):
-            answer, spelling = learner(mel, DeviceBatch.of(batch, device), widths)
-            loss = answer + (0.5 - 0.35 * progress) * spelling
-            loss.backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad(set_to_none=True)
-        losses[bool(bucket.samples)].append(torch.stack([answer.detach(), spelling.detach()]))
-        seconds += float(batch.samples.sum()) / 16_000
-        step += 1
-        if step % LOG_EVERY == 0 or step == 1:
-            text, speech = (
-                torch.stack(kind).mean(0).tolist() if kind else (0.0, 0.0) for kind in losses
-            )
-            elapsed = time.monotonic() - begun
-            log(
-                f"step {step} answer {speech[0]:.3f} ctc {speech[1]:.3f} text {text[0]:.3f} lr {factor:.3f} "
-                f"speech {seconds / 3600:.1f} h of {pool.filled / 16_000 / 3600:.1f} h, {elapsed:.0f} s"
-            )
-            if not math.isfinite(speech[0] + text[0]):
-                raise FloatingPointError(f"the losses are {speech} and {text} at step {step}")
-            losses = ([], [])
-            pool.read()
-        if checkpoint and step % 500 == 0:
-            checkpoint(step)
-    drawing.close()
+    # Since the last line of the log, by what they are of.
+    losses: dict[str, list[Tensor]] = {"answer": [], "ctc": [], "text": []}
+    step, seconds = 0, 0.0
+    with closing(Drawing(batchers)) as drawing:
+        pool = SpeechPool(folder, drawing, pool_samples, device, making)
+        pool.read(recipe.first_chunks)
+        log(f"{pool.chunks} chunks, {pool.filled / SAMPLE_RATE / 3600:.1f} h of speech to begin with")
+        begun = time.monotonic()
+        while True:
+            progress = max(step / budget.steps, (time.monotonic() - begun) / budget.seconds)
+            if progress >= 1:
+                break
+            factor = min((step + 1) / recipe.warmup, 1.0) * min(1.0, 1.35 * (1 - progress)) ** 1.2
+            for stepper, rate in zip(steppers, rates, strict=True):
+                stepper.param_groups[0]["lr"] = rate * max(factor, 0.002)
+            index, batch = drawing.next()
+            bucket = recipe.buckets[index]
+            mel = heard(pool.buffer, batch, bucket, banks, generator)
+            widths = half if chooser.random() < recipe.half_share else None
+            # A shape that is rarely drawn is not worth compiling for.
+            stance = "default" if bucket.share >= COMPILED_SHARE else "force_eager"
+            with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance(stance):
+                answering = progress >= recipe.hearing_share or not bucket.samples
+                answer, spelling = learner(mel, DeviceBatch.of(batch, device), widths, answering=answering)
+                loss = answer + (0.5 - 0.35 * progress) * spelling
+                loss.backward()
+            nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad(set_to_none=True)
+            if answering:
+                losses["answer" if bucket.samples else "text"].append(answer.detach())
+            if bucket.samples:
+                losses["ctc"].append(spelling.detach())
+            seconds += float(batch.samples.sum()) / SAMPLE_RATE
+            step += 1
+            if step % LOG_EVERY == 0 or step == 1:
+                means = {name: torch.stack(some).mean().item() for name, some in losses.items() if some}
+                log(
+                    f"step {step} {' '.join(f'{name} {mean:.3f}' for name, mean in means.items())} "
+                    f"lr {factor:.3f} speech {seconds / 3600:.1f} h of "
+                    f"{pool.filled / SAMPLE_RATE / 3600:.1f} h, {time.monotonic() - begun:.0f} s"
+                )
+                if not all(map(math.isfinite, means.values())):
+                    raise FloatingPointError(f"the losses are {means} at step {step}")
+                losses = {name: [] for name in losses}
+                pool.read()
+            if checkpoint and step % CHECKPOINT_EVERY == 0:
+                checkpoint(step)
     if checkpoint:
         checkpoint(step)
     return step
@@ -379,7 +428,5 @@ def train(
 
 def summary(learner: Learner) -> str:
     """Parameters by part, as JSON."""
-    parts = {
-        name: sum(p.numel() for p in child.parameters()) for name, child in learner.named_children()
-    }
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in learner.named_children()}
     return json.dumps(parts)

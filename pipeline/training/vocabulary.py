@@ -12,11 +12,12 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+UNKNOWN = "<unk>"
 SPECIAL = (
     "<pad>",
     "<eos>",
     "<bos>",
-    "<unk>",
+    UNKNOWN,
     "<start_of_turn>",
     "<end_of_turn>",
     "<start_of_image>",
@@ -33,8 +34,11 @@ def train(texts: Iterable[str], size: int) -> Tokenizer:
 
     Ids: special tokens from 0 in the order of :data:`SPECIAL`, text below ``size``, vision hard tokens from
     ``size``, audio hard tokens from ``size + HARD_TOKENS``.
+
+    Raises:
+        ValueError: the texts are too few for so many tokens.
     """
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -58,7 +62,9 @@ def train(texts: Iterable[str], size: int) -> Tokenizer:
     used = tokenizer.get_vocab_size()
     if used != size:
         raise ValueError(f"the text holds only {used} of {size} tokens")
-    tokenizer = _with_plain_text(tokenizer, {*newlines, *(f"<0x{byte:02X}>" for byte in range(256))}, set(newlines))
+    tokenizer = _with_plain_text(
+        tokenizer, {*newlines, *(f"<0x{byte:02X}>" for byte in range(256))}, set(newlines)
+    )
     tokenizer.add_special_tokens(
         [
             *(*VISION, *(f"<unused_vision_{index}>" for index in range(HARD_TOKENS - len(VISION)))),

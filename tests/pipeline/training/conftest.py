@@ -1,0 +1,88 @@
+"""What tests of the training recipe share: text, speech that is made up, and an untrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+
+from pipeline.gemma.prompt import Prompt
+from pipeline.training.__main__ import build
+from pipeline.training.recipe import TINY
+from pipeline.training.synthesis import Chunk
+from pipeline.training.text import Pair, read_pairs
+from pipeline.training.train import Learner
+
+HELD_OUT = Path(__file__).parents[3] / "benchmarks/data/heldout.es-en.tsv.gz"
+
+
+class Built(NamedTuple):
+    """What :func:`pipeline.training.__main__.build` gives."""
+
+    learner: Learner
+    raw: dict[str, Any]
+    tokenizer: tokenizers.Tokenizer
+    prompt: Prompt
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small only lose time to a thread pool."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[Pair]:
+    """Five hundred sentences and their translations."""
+    return read_pairs(HELD_OUT)
+
+
+@pytest.fixture(scope="session")
+def built(pairs: list[Pair]) -> Built:
+    """The tiny model, untrained; leave it as it is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Built(*build(TINY, pairs))
+
+
+def speech_of(texts: Sequence[str], random: np.random.Generator) -> tuple[list[int], list[list[int]]]:
+    """Lengths of sentences and ends of their words in samples, about as somebody would speak them."""
+    lengths, ends = [], []
+    for text in texts:
+        words = random.integers(2_000, 6_000, len(text.split()))
+        lengths.append(int(words.sum()))
+        ends.append([int(end) for end in words.cumsum()])
+    return lengths, ends
+
+
+def made_up_chunk(pairs: Sequence[Pair], language: str, sentences: Sequence[int], seed: int = 0) -> Chunk:
+    """A chunk of noise that claims to be ``sentences``, whose word ends are known."""
+    random = np.random.default_rng(seed)
+    texts = [pairs[index].source if language == "es" else pairs[index].target for index in sentences]
+    lengths, ends = speech_of(texts, random)
+    return Chunk(
+        language,
+        "noise",
+        np.array(sentences, np.int32),
+        np.array(lengths, np.int64),
+        random.integers(-20_000, 20_000, sum(lengths)).astype(np.int16),
+        np.array([len(words) for words in ends], np.int32),
+        np.array([end for words in ends for end in words], np.int32),
+    )
+
+
+@pytest.fixture(scope="session")
+def chunks(pairs: list[Pair]) -> list[Chunk]:
+    """Two chunks of each language, sixteen sentences each."""
+    return [
+        made_up_chunk(pairs, language, range(16 * number, 16 * number + 16), number)
+        for number, language in enumerate(["es", "en", "es", "en"])
+    ]

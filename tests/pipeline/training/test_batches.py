@@ -1,0 +1,288 @@
+"""Examples: laid out as at inference, and the loss on what there is to learn from each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.speech import TAIL
+from pipeline.training.batches import ALPHABET, OTHER, Batch, Batcher, Bucket, soft_tokens, spelled
+from pipeline.training.synthesis import Chunk
+
+TEXT, SHORT, MEDIUM, LONG = range(4)
+BUCKETS = (
+    Bucket(0.0, 12, 60, 0.25),
+    Bucket(2.5, 12, 80, 0.25),
+    Bucket(5.0, 12, 120, 0.25),
+    Bucket(15.0, 4, 300, 0.25),
+)
+
+
+def draw(batcher: Batcher, index: int, times: int = 12) -> list[Batch]:
+    return [batcher.batch(index) for _ in range(times)]
+
+
+@dataclass
+class Example:
+    """One row of a batch, taken apart again."""
+
+    batch: Batch
+    row: int
+    language: str
+    answer: list[int]
+    learned: list[int]
+    text: str
+    pieces: list[int]
+
+    @property
+    def transcript(self) -> str:
+        return self.text.split("\n")[0].strip()
+
+    @property
+    def noise(self) -> bool:
+        return not self.pieces and bool(self.batch.samples[self.row])
+
+
+class Reader:
+    """Knows how examples are laid out, and takes them apart."""
+
+    def __init__(self, built, pairs, chunks: list[Chunk]) -> None:
+        self.prompt, self.inner, self.audio_id = (
+            built.prompt,
+            built.prompt._tokenizer,
+            built.learner.config.audio_token_id,
+        )
+        self.pairs = pairs
+        self.said: dict[int, str] = {}
+        self.samples: dict[int, int] = {}
+        self.ends: dict[int, list[int]] = {}
+        start = 0
+        for chunk in chunks:
+            ends = np.split(chunk.word_ends, np.cumsum(chunk.word_counts)[:-1])
+            for sentence, length, words in zip(chunk.sentences, chunk.lengths, ends, strict=True):
+                pair = pairs[sentence]
+                self.said[start] = pair.source if chunk.language == "es" else pair.target
+                self.samples[start] = int(length)
+                self.ends[start] = [int(end) for end in words]
+                start += int(length)
+        self.end = start
+
+    def examples(self, batches: list[Batch]) -> Iterator[Example]:
+        for batch in batches:
+            for row in range(len(batch.samples)):
+                yield self._example(batch, row)
+
+    def _example(self, batch: Batch, row: int) -> Example:
+        ids, labels = batch.token_ids[row].tolist(), batch.labels[row]
+        audio = [self.audio_id] * int(batch.tokens[row])
+        heads = {
+            language: [*self.prompt.before_audio(language, other), *audio, *self.prompt.after_audio()]
+            for language, other in OTHER.items()
+        }
+        (language,) = (language for language, head in heads.items() if ids[: len(head)] == head)
+        first = len(heads[language])
+        places = np.flatnonzero(labels != -100)
+        # The label of a position is the token behind it, and none of them is of the question.
+        assert labels[places].tolist() == [ids[at + 1] for at in places]
+        assert places.min() >= first - 1
+        answer = ids[first : places.max() + 2]
+        (pieces,) = np.nonzero(batch.piece_example == row)
+        return Example(
+            batch, row, language, answer, labels[places].tolist(), self.inner.decode(answer), pieces.tolist()
+        )
+
+
+@pytest.fixture(scope="module")
+def reader(built, pairs, chunks) -> Reader:
+    return Reader(built, pairs, chunks)
+
+
+@pytest.fixture
+def batcher(built, pairs, chunks) -> Batcher:
+    batcher = Batcher(pairs, built.prompt, built.learner.config.audio_token_id, BUCKETS, seed=3)
+    start = 0
+    for chunk in chunks:
+        batcher.add(chunk, start)
+        start += len(chunk.pcm)
+    return batcher
+
+
+def test_whole_utterances_are_transcribed_and_translated(batcher, reader):
+    translations = {
+        side: other for p in reader.pairs for side, other in ((p.source, p.target), (p.target, p.source))
+    }
+    several = 0
+    for example in reader.examples([*draw(batcher, SHORT), *draw(batcher, MEDIUM), *draw(batcher, LONG)]):
+        sentences = [reader.said[int(start)] for start in example.batch.piece_source[example.pieces]]
+        if not sentences or example.transcript != " ".join(sentences):
+            continue
+        translation = " ".join(translations[sentence] for sentence in sentences)
+        target = OTHER[example.language]
+        assert example.answer == reader.prompt.answer(example.transcript, target, translation)
+        assert example.learned == example.answer
+        several += len(sentences) > 1
+    assert several > 10
+
+
+def test_of_a_cut_utterance_the_words_and_their_end_are_learned(batcher, reader):
+    cuts = 0
+    for example in reader.examples([*draw(batcher, SHORT), *draw(batcher, MEDIUM), *draw(batcher, LONG)]):
+        if example.noise:
+            continue
+        starts = [int(start) for start in example.batch.piece_source[example.pieces]]
+        last = example.pieces[-1]
+        *whole, half = [reader.said[start] for start in starts]
+        if example.batch.piece_samples[last] == reader.samples[starts[-1]]:
+            continue
+        cuts += 1
+        newline = reader.prompt.translation_label(OTHER[example.language])[0]
+        assert example.learned == [*reader.prompt.words(example.transcript), newline]
+        # It was cut where a word ends, give or take 75 ms, and nothing follows.
+        kept = len(example.transcript.split()) - sum(len(sentence.split()) for sentence in whole)
+        assert example.transcript == " ".join([*whole, " ".join(half.split()[:kept])])
+        assert 0 <= example.batch.piece_samples[last] - reader.ends[starts[-1]][kept - 1] < 1_200
+        end = (
+            example.batch.piece_start[last]
+            + example.batch.piece_samples[last] / example.batch.piece_speed[last]
+        )
+        assert example.batch.samples[example.row] == pytest.approx(end, abs=1)
+    assert cuts > 10
+
+
+def test_noise_is_answered_with_nothing(batcher, reader):
+    noises = [example for example in reader.examples(draw(batcher, SHORT, 40)) if example.noise]
+
+    assert 2 < len(noises) < 40
+    for example in noises:
+        assert example.learned == example.answer == reader.prompt.answer("", OTHER[example.language], "")
+        assert example.batch.character_counts[example.row] == 0
+        assert example.batch.tokens[example.row] > 0
+    assert {example.language for example in noises} == {"es", "en"}
+
+
+def test_of_text_without_audio_the_translation_alone_is_learned(batcher, reader):
+    pairs = {(p.source, p.target) for p in reader.pairs} | {(p.target, p.source) for p in reader.pairs}
+    languages = set()
+    for example in reader.examples(draw(batcher, TEXT, 3)):
+        said, meant = example.text.split("\n")
+        label = reader.prompt.translation_label(OTHER[example.language])
+        assert (said.strip(), meant.split(": ", 1)[1]) in pairs
+        assert reader.audio_id not in example.batch.token_ids[example.row]
+        assert example.learned == [
+            *label,
+            *reader.prompt.words(meant.split(": ", 1)[1]),
+            *reader.prompt.answer("", "es", ""),
+        ]
+        languages.add(example.language)
+    assert languages == {"es", "en"}
+
+
+@pytest.mark.parametrize("index", [SHORT, MEDIUM, LONG])
+def test_pieces_lie_behind_each_other_in_the_pool_and_in_the_example(batcher, reader, index: int):
+    for batch in draw(batcher, index):
+        for row, samples in enumerate(batch.samples):
+            position = 0
+            for piece in np.flatnonzero(batch.piece_example == row):
+                source = int(batch.piece_source[piece])
+                assert 0 < batch.piece_samples[piece] <= reader.samples[source]
+                assert 0.82 <= batch.piece_speed[piece] <= 1.2
+                assert batch.piece_start[piece] > position
+                position = batch.piece_start[piece] + int(
+                    batch.piece_samples[piece] / batch.piece_speed[piece]
+                )
+            assert position <= samples <= BUCKETS[index].samples
+        assert reader.end > batch.piece_source.max(initial=0)
+
+
+def test_rows_are_as_wide_as_the_bucket_says(batcher, built):
+    question = max(len(built.prompt.before_audio(a, b)) for a, b in OTHER.items()) + len(
+        built.prompt.after_audio()
+    )
+    for index, bucket in enumerate(BUCKETS):
+        batch = batcher.batch(index)
+        audio = soft_tokens(bucket.samples) if bucket.samples else 0
+        assert batch.token_ids.shape == batch.labels.shape == (bucket.size, question + audio + bucket.answer)
+        assert (batch.labels != -100).sum(1).max() <= bucket.answer
+
+
+def test_audio_starts_where_the_batch_says(batcher, built):
+    for index in (SHORT, LONG):
+        batch = batcher.batch(index)
+        for row, count in enumerate(batch.tokens):
+            places = np.flatnonzero(batch.token_ids[row] == built.learner.config.audio_token_id)
+            np.testing.assert_array_equal(places, batch.audio_start + np.arange(count))
+
+
+def test_characters_are_those_of_the_transcript(batcher, reader):
+    batch = batcher.batch(MEDIUM)
+    ends = np.cumsum(batch.character_counts)
+    for example, characters in zip(
+        reader.examples([batch]), np.split(batch.characters, ends[:-1]), strict=True
+    ):
+        assert characters.tolist() == spelled(example.transcript)
+    assert ends[-1] == len(batch.characters)
+
+
+@given(st.text())
+def test_spelling_keeps_letters_and_single_spaces(text: str):
+    written = "".join(ALPHABET[character - 1] for character in spelled(text))
+
+    assert written == " ".join(written.split())
+    assert spelled(written) == spelled(text)
+
+
+def test_spelling_is_what_is_heard():
+    assert (
+        "".join(ALPHABET[character - 1] for character in spelled("¿Qué -- dijo Ñandú-2?"))
+        == "qué dijo ñandú 2"
+    )
+
+
+def test_soft_tokens_are_those_of_a_live_utterance(babbler):
+    """As many as the service makes of the utterance and the zeros that it puts behind it."""
+    for samples in (1, 400, 1_472, 1_473, 2_560, 16_000, 40_031, 40_032, 40_033, 71_111):
+        tokens = babbler.audio_stream().push(np.zeros(samples + TAIL, np.float32))
+        assert soft_tokens(samples) == len(tokens)
+
+
+def test_the_seed_decides_everything(built, pairs, chunks):
+    def drawn(seed: int) -> list[tuple[int, Batch]]:
+        batcher = Batcher(pairs, built.prompt, built.learner.config.audio_token_id, BUCKETS, seed)
+        batcher.add(chunks[0], 0)
+        return [batcher.draw() for _ in range(8)]
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+
+    assert [index for index, _ in first] == [index for index, _ in again]
+    for (_, one), (_, two) in zip(first, again, strict=True):
+        for name, values in vars(one).items():
+            np.testing.assert_array_equal(values, getattr(two, name))
+    assert any(
+        one.token_ids.shape != two.token_ids.shape or (one.token_ids != two.token_ids).any()
+        for (_, one), (_, two) in zip(first, other, strict=True)
+    )
+
+
+def test_buckets_are_drawn_by_their_shares(built, pairs, chunks):
+    buckets = (Bucket(0.0, 1, 60, 0.8), Bucket(2.5, 1, 80, 0.2))
+    batcher = Batcher(pairs, built.prompt, built.learner.config.audio_token_id, buckets, seed=1)
+    batcher.add(chunks[0], 0)
+    drawn = [batcher.draw()[0] for _ in range(400)]
+
+    assert drawn.count(0) / 400 == pytest.approx(0.8, abs=0.08)
+
+
+def test_new_chunks_are_drawn_from(built, pairs, chunks):
+    batcher = Batcher(pairs, built.prompt, built.learner.config.audio_token_id, BUCKETS, seed=1)
+    batcher.add(chunks[0], 0)
+    before = np.concatenate([batch.piece_source for batch in draw(batcher, MEDIUM, 4)])
+    batcher.add(chunks[1], len(chunks[0].pcm))
+    after = np.concatenate([batch.piece_source for batch in draw(batcher, MEDIUM, 4)])
+
+    assert batcher.chunks == 2
+    assert before.max() < len(chunks[0].pcm) < after.max()

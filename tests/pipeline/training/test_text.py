@@ -1,0 +1,107 @@
+"""Sentence pairs: what is used of a file, and that nothing of the held-out text trains the model."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.training import text
+from pipeline.training.text import Pair
+
+
+def write(path: Path, lines: list[tuple[str, ...]]) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines("\t".join(columns) + "\n" for columns in lines)
+
+
+def shouted(sentence: str) -> str:
+    return sentence.upper().rstrip(".?!") + " !"
+
+
+@given(st.text())
+def test_cleaning_twice_is_cleaning_once(sentence: str):
+    once = text.clean(sentence)
+
+    assert text.clean(once) == once
+    assert once == " ".join(once.split())
+
+
+def test_typographic_signs_become_plain_ones():
+    assert text.clean("\u201cIt\u2019s\u00a0late\u201d\u2014he  said\u2026\n") == '"It\'s late"-he said...'
+    assert text.clean("cafe\u0301") == "caf\u00e9"
+
+
+def test_sentences_that_sound_the_same_have_one_fingerprint():
+    assert text.fingerprint("¿Qué hora es?") == text.fingerprint("qué  hora es...")
+    assert text.fingerprint("esta") != text.fingerprint("está")
+
+
+def test_pairs_that_the_model_cannot_say_or_write_are_left_out(tmp_path: Path):
+    path = tmp_path / "some.es-en.tsv.gz"
+    write(
+        path,
+        [
+            ("¿Dónde estás?", "Where are you?", "CC-BY"),
+            ("no translation",),
+            ("...", "It is only silence."),
+            ("Habla 日本語.", "She speaks Japanese."),
+            ("a" * (text.LONGEST + 1), "too long"),
+            ("a" * text.LONGEST, "just short enough"),
+        ],
+    )
+
+    assert text.read_pairs(path) == [
+        Pair("¿Dónde estás?", "Where are you?"),
+        Pair("a" * text.LONGEST, "just short enough"),
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pairs: list[Pair]) -> Path:
+    """Every tenth pair is held out, but in disguise they are all in the training files too."""
+    held_out, rest = pairs[::10], [pair for index, pair in enumerate(pairs) if index % 10]
+    leaks = [(shouted(pair.source), "Something else.") for pair in held_out[::2]]
+    leaks += [("Otra cosa.", shouted(pair.target)) for pair in held_out[1::2]]
+    leaks += [(pair.target, pair.source) for pair in held_out]
+    write(tmp_path / "split-dev.es-en.tsv.gz", [(pair.source, pair.target) for pair in held_out])
+    write(tmp_path / "split-train.es-en.tsv.gz", [*((pair.source, pair.target) for pair in rest), *leaks])
+    write(
+        tmp_path / "tico19.es-en.tsv.gz", [*leaks, ("Tos seca.", "Dry cough."), ("Tos seca.", "A dry cough.")]
+    )
+    return tmp_path
+
+
+def test_no_training_pair_shares_a_side_with_a_held_out_one(folder: Path):
+    training, held_out = text.load(folder, seed=1)
+    secret = {text.fingerprint(side) for pair in held_out for side in (pair.source, pair.target)}
+
+    assert len(training) > 300
+    assert not [
+        pair
+        for pair in training
+        if text.fingerprint(pair.source) in secret or text.fingerprint(pair.target) in secret
+    ]
+
+
+def test_translations_are_kept_and_doubles_dropped(folder: Path):
+    training, _ = text.load(folder, seed=1)
+
+    assert len(training) == len(set(training))
+    assert {pair.target for pair in training if pair.source == "Tos seca."} == {"Dry cough.", "A dry cough."}
+
+
+def test_the_seed_decides_the_order_and_nothing_else(folder: Path):
+    first, again, other = (text.load(folder, seed)[0] for seed in (1, 1, 2))
+
+    assert first == again
+    assert first != other
+    assert set(first) == set(other)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"split-dev\.es-en\.tsv\.gz"):
+        text.load(tmp_path, seed=1)
