@@ -42,9 +42,7 @@ def test_the_wire_form_begins_with_what_every_event_has():
 
 
 def test_text_is_written_as_it_is():
-    event = Transcript(
-        utterance=0, start=0.0, end=1.0, stable="¿Qué?", tentative=' "sí"\n', final=False
-    )
+    event = Transcript(utterance=0, start=0.0, end=1.0, stable="¿Qué?", tentative=' "sí"\n', final=False)
 
     assert "¿Qué?" in encode(event)
     assert json.loads(encode(event))["tentative"] == ' "sí"\n'
