@@ -11,26 +11,15 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import jiwer
 import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.quality import normalise
 from pipeline.audio.files import read_audio
 from tests.workers.conftest import client
 
 SURTITLE = (sys.executable, "-m", "pipeline")
 LANGUAGES = ("--from", "es", "--to", "en")
-
-SAID = (
-    "El gato está rompiendo este sofá. Todas las hojas del árbol se pusieron amarillas. "
-    "No puedo explicar todo ahora. Existe la posibilidad de que ese rumor sea cierto."
-)
-MEANT = (
-    "The cat is destroying this couch. All of the tree's leaves turned yellow. "
-    "I can't explain everything now. There's a possibility that rumor is true."
-)
 
 
 def surtitle(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -85,13 +74,14 @@ def offline(recording: Path) -> dict:
     return json.loads(result.stdout)
 
 
-def test_the_bundled_recording_is_understood(offline: dict):
+def test_the_command_tells_what_was_said_when(offline: dict):
     assert offline.keys() == {"source", "targets", "duration", "utterances"}
-    transcript = " ".join(said["transcript"] for said in offline["utterances"])
-    translation = " ".join(said["translations"]["en"] for said in offline["utterances"])
-
-    assert jiwer.wer(normalise(SAID), normalise(transcript)) <= 0.1, transcript
-    assert jiwer.wer(normalise(MEANT), normalise(translation)) <= 0.6, translation
+    assert offline["duration"] > 10
+    for said in offline["utterances"]:
+        assert 0 <= said["start"] < said["end"] <= offline["duration"]
+        assert said["transcript"]
+        assert said["translations"]["en"]
+    assert len(offline["utterances"]) == 4
 
 
 @pytest.mark.parametrize(
