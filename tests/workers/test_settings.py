@@ -23,7 +23,9 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 def test_the_example_of_the_documentation_is_read(tmp_path):
     example = settings.__doc__.split(".. code-block:: toml\n")[1].replace("\n    ", "\n")
 
-    assert read(tmp_path, example) == Settings(model="models/gemma-3n-E2B-it", threads=2)
+    assert read(tmp_path, example) == Settings(
+        model="models/gemma-3n-E2B-it", ple="ple.int8.safetensors", threads=2
+    )
 
 
 def test_the_command_line_goes_first():
