@@ -75,8 +75,8 @@ class SpeechEnd(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transcript(Event):
-    """What was said, as far as it is known.
+class UtteranceText(Event):
+    """A text of an utterance, as far as it is known.
 
     Args:
         utterance: its number.
@@ -87,8 +87,6 @@ class Transcript(Event):
         final: whether this is all of it.
     """
 
-    type: ClassVar[str] = "transcript"
-
     utterance: int
     start: float
     end: float
@@ -98,18 +96,19 @@ class Transcript(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translation(Event):
-    """What it means in the language ``target``; the other fields are those of :class:`Transcript`."""
+class Transcript(UtteranceText):
+    """What was said."""
+
+    type: ClassVar[str] = "transcript"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation(UtteranceText):
+    """What it means in the language ``target``."""
 
     type: ClassVar[str] = "translation"
 
-    utterance: int
     target: str
-    start: float
-    end: float
-    stable: str
-    tentative: str
-    final: bool
 
 
 @dataclass(frozen=True, kw_only=True)
