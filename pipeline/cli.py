@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -178,21 +178,12 @@ def _translate(options: argparse.Namespace) -> None:
 def _translate_whole(
     model: Gemma3n, waveform: NDArray[np.float32], options: argparse.Namespace, out: TextIO
 ) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
     from pipeline.config import SAMPLE_RATE  # noqa: PLC0415
     from pipeline.recording import translate  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(options.recording.name, total=len(waveform) / SAMPLE_RATE)
+    with _progress(options.recording.name, len(waveform) / SAMPLE_RATE) as progress:
         translation = translate(
-            model,
-            waveform,
-            source=options.source,
-            targets=options.targets,
-            progress=lambda seconds: progress.update(task, completed=seconds),
+            model, waveform, source=options.source, targets=options.targets, progress=progress
         )
     out.write(_formatted(translation, options.format or "text"))
 
@@ -237,6 +228,18 @@ def _translate_live(
         time.sleep(max(0.0, spoken - time.monotonic()))
         tell(stream.feed(piece.astype("<f4").tobytes()))
     tell(stream.close())
+
+
+@contextmanager
+def _progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
+    """A progress bar on standard error, if that is a terminal; yields what to tell how much is done."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 @contextmanager
@@ -303,21 +306,11 @@ def _model_info(options: argparse.Namespace) -> None:
 
 
 def _convert_ple(options: argparse.Namespace) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
     from pipeline import ple_file  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("per-layer embeddings", total=1.0)
+    with _progress("per-layer embeddings", 1.0) as progress:
         try:
-            path = ple_file.convert(
-                options.model,
-                options.out,
-                options.bits,
-                lambda share: progress.update(task, completed=share),
-            )
+            path = ple_file.convert(options.model, options.out, options.bits, progress)
         except OSError as error:
             where = options.out or options.model
             raise UsageError(f"{where}: cannot be written: {error.strerror}") from None

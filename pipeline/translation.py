@@ -96,6 +96,8 @@ class _Text:
     def __init__(self, model: Gemma3n, agreement: int) -> None:
         self._model = model
         self._agreement = LocalAgreement(agreement)
+        # Token ids of the stable text, with which a hypothesis begins.
+        self.given: list[int] = []
         # Token ids of the last hypothesis, the stable text's included.
         self._ids: list[int] = []
         # What the client has been sent.
@@ -106,25 +108,22 @@ class _Text:
         """What has been shown and stays."""
         return self._agreement.stable
 
-    def given(self) -> list[int]:
-        """Token ids of the stable text, with which a hypothesis begins."""
-        return self._model.prompt.words(self.stable)
-
     def draft(self) -> list[int]:
         """How the last hypothesis went on behind the stable text."""
-        return self._ids[len(self.given()) :]
+        return self._ids[len(self.given) :]
 
     def whole(self, ids: Sequence[int]) -> str:
         """The text of a hypothesis, of which ``ids`` were decoded behind the stable text."""
-        decode, stable, given = self._model.tokenizer.decode, self.stable, self.given()
-        self._ids = [*given, *ids]
+        decode, stable = self._model.tokenizer.decode, self.stable
+        self._ids = [*self.given, *ids]
         # Only what is new is taken from the tokenizer: stable text stays as it was shown.
-        new = decode(self._ids)[len(decode(given)) :]
+        new = decode(self._ids)[len(decode(self.given)) :]
         return (stable + new if stable else new.lstrip()).rstrip()
 
     def agree(self, text: str) -> tuple[str, str] | None:
         """Take a hypothesis; returns what is stable and what is tentative, or None if it was sent before."""
         tentative = self._agreement.push(text)
+        self.given = self._model.prompt.words(self.stable)
         state = (self.stable, tentative)
         if state == self._sent:
             return None
@@ -203,7 +202,6 @@ class _Utterance:
         return transcript, translations
 
     def _decode(self, text: _Text, before: list[int], longest: int, stop_ids: Collection[int]) -> str:
-        given = text.given()
-        room = max(0, longest - len(given))
-        ids = self._model.greedy(self._cache, [*before, *given], room, stop_ids, text.draft())
+        room = max(0, longest - len(text.given))
+        ids = self._model.greedy(self._cache, [*before, *text.given], room, stop_ids, text.draft())
         return text.whole(ids)
