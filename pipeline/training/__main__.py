@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,17 @@ from pipeline.training import engines, text, vocabulary
 from pipeline.training import recipe as recipes
 from pipeline.training.batches import Batcher
 from pipeline.training.export import export, resume
+from pipeline.training.learner import Learner
 from pipeline.training.recipe import Recipe
+from pipeline.training.replicas import Replicas, joined
 from pipeline.training.synthesis import claim, complete, in_background, synthesise
 from pipeline.training.text import Pair
-from pipeline.training.train import Budget, Learner, summary, train
+from pipeline.training.train import Budget, summary, train
 
 HOURS_PER_CHUNK = 1 / 30
 """Room for the speech of one chunk; with sentences of everyday length it takes three quarters of it."""
+DRAWING_PROCESSES = 4
+"""For each GPU; one is enough for a CPU."""
 MOST_HOURS = 220.0
 """Room for speech unless the command says otherwise: 25 GB."""
 
@@ -42,25 +47,18 @@ def tokenizer_texts(pairs: Sequence[Pair]) -> list[str]:
     return [f" {side}" for pair in pairs for side in (pair.source, pair.target)] + prompts * 1000
 
 
-def build(
-    recipe: Recipe, pairs: Sequence[Pair], vocabulary_file: Path | None = None
-) -> tuple[Learner, dict[str, Any], tokenizers.Tokenizer, Prompt]:
-    """An untrained model with its configuration, tokenizer and prompt.
+def build(recipe: Recipe, tokenizer: tokenizers.Tokenizer) -> tuple[Learner, dict[str, Any], Prompt]:
+    """An untrained model with its configuration and prompt.
 
     Args:
         recipe: the sizes.
-        pairs: the text that the vocabulary is made from.
-        vocabulary_file: ``tokenizer.json`` to take instead.
+        tokenizer: with as many text tokens as the recipe says.
     """
-    if vocabulary_file:
-        tokenizer = tokenizers.Tokenizer.from_file(str(vocabulary_file))
-    else:
-        tokenizer = vocabulary.train(tokenizer_texts(pairs), recipe.text_tokens)
     raw = recipes.config(recipe, tokenizer.get_vocab(with_added_tokens=True))
-    learner = Learner(ModelConfig.from_dict(raw))
+    learner = Learner(ModelConfig.from_dict(raw), dropout=recipe.dropout, smoothing=recipe.smoothing)
     template = PromptTemplate(recipes.LANGUAGES, recipes.INSTRUCTION)
     inner = type(tokenizer).from_str(tokenizer.to_str())
-    return learner, raw, tokenizer, Prompt(Tokenizer(inner), template)
+    return learner, raw, Prompt(Tokenizer(inner), template)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -108,56 +106,85 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    try:
-        pairs, _ = text.load(options.text, options.seed)
-        claim(options.speech, pairs, options.seed)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
-    making_speech = partial(
-        synthesise,
-        pairs,
-        options.speech,
-        chunks=recipe.chunks,
-        processes=options.processes,
-        seed=options.seed,
-        engines=recipe.engines,
-    )
-    with in_background(making_speech) as making:
-        torch.manual_seed(options.seed)
-        learner, raw, tokenizer, prompt = build(
-            recipe, pairs, options.resume / "tokenizer.json" if options.resume else None
-        )
-        if options.resume:
-            resume(learner, options.resume)
-            recipe = recipes.resumed(recipe)
-        if options.compile:
-            learner.compile_blocks()
-        print(f"{len(pairs)} pairs; parameters {summary(learner)}", flush=True)
-        batchers = [
-            Batcher(
-                pairs,
-                prompt,
-                audio_id=learner.config.audio_token_id,
-                buckets=recipe.buckets,
-                seed=options.seed * 1000 + process,
-            )
-            for process in range(2 if options.device == "cuda" else 1)
-        ]
-        hours = options.pool_hours or min(MOST_HOURS, recipe.chunks * HOURS_PER_CHUNK)
-        steps = train(
-            learner,
-            recipe,
-            batchers,
-            folder=options.speech,
-            budget=Budget(options.steps, options.minutes * 60),
-            device=torch.device(options.device),
+    with joined(options.device) as (replicas, device):
+        try:
+            pairs, _ = text.load(options.text, options.seed)
+            replicas.shared(lambda: claim(options.speech, pairs, options.seed))
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+        making_speech = partial(
+            synthesise,
+            pairs,
+            options.speech,
+            chunks=recipe.chunks,
+            processes=options.processes,
             seed=options.seed,
-            pool_samples=int(hours * 3600 * SAMPLE_RATE),
-            making=making,
-            log=lambda line: print(line, flush=True),
-            checkpoint=lambda _: export(learner, raw, tokenizer, options.out),
+            engines=recipe.engines,
         )
-    print(f"trained for {steps} steps; checkpoint in {options.out}", flush=True)
+        with in_background(making_speech) if replicas.first else nullcontext(_made_elsewhere) as making:
+            _train(recipe, pairs, options, replicas=replicas, device=device, making=making)
+
+
+def _made_elsewhere() -> bool:
+    """Whether the first process still makes speech: if it ends without, it ends the others."""
+    return True
+
+
+def _train(
+    recipe: Recipe,
+    pairs: Sequence[Pair],
+    options: argparse.Namespace,
+    *,
+    replicas: Replicas,
+    device: torch.device,
+    making: Callable[[], bool],
+) -> None:
+    def log(line: str) -> None:
+        if replicas.first:
+            print(line, flush=True)
+
+    torch.manual_seed(options.seed)
+    if options.resume:
+        tokenizer = tokenizers.Tokenizer.from_file(str(options.resume / "tokenizer.json"))
+    else:
+        made = replicas.shared(lambda: vocabulary.train(tokenizer_texts(pairs), recipe.text_tokens).to_str())
+        tokenizer = tokenizers.Tokenizer.from_str(made)
+    learner, raw, prompt = build(recipe, tokenizer)
+    if options.resume:
+        resume(learner, options.resume)
+        recipe = recipes.resumed(recipe)
+    if options.compile:
+        learner.compile_blocks()
+    log(f"{len(pairs)} pairs; parameters {summary(learner)}")
+    drawing = DRAWING_PROCESSES if device.type == "cuda" else 1
+    batchers = [
+        Batcher(
+            pairs,
+            prompt,
+            audio_id=learner.config.audio_token_id,
+            buckets=recipe.buckets,
+            seed=options.seed * 1000 + replicas.rank * drawing + process,
+            unreadable=recipe.unreadable,
+            mask_id=tokenizer.get_vocab()[vocabulary.UNKNOWN],
+        )
+        for process in range(drawing)
+    ]
+    hours = options.pool_hours or min(MOST_HOURS, recipe.chunks * HOURS_PER_CHUNK)
+    steps = train(
+        learner,
+        recipe,
+        batchers,
+        folder=options.speech,
+        budget=Budget(options.steps, options.minutes * 60),
+        device=device,
+        seed=options.seed,
+        pool_samples=int(hours * 3600 * SAMPLE_RATE),
+        making=making,
+        replicas=replicas,
+        log=log,
+        checkpoint=lambda _: export(learner, raw, tokenizer, options.out) if replicas.first else None,
+    )
+    log(f"trained for {steps} steps; checkpoint in {options.out}")
 
 
 if __name__ == "__main__":

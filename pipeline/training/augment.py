@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.config import SAMPLE_RATE
 from pipeline.training.batches import Batch
 
 FRAME, HOP, FFT, BINS = 512, 160, 1024, 128
 LOW_HZ, HIGH_HZ, PREEMPHASIS, FLOOR = 125.0, 7600.0, 0.97, 1e-5
-WARPS = 17
+UNIFORM_WARPS, WARPS = 17, 64
+"""Vocal tracts: those that are longer or shorter as a whole, and all of them."""
 
 
 def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device) -> Tensor:
@@ -31,15 +34,20 @@ def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device
         samples: width of the result.
         device: of pool and result.
     """
-    out = torch.zeros(len(batch.samples) * samples, device=device)
+    nowhere = len(batch.samples) * samples
+    out = torch.zeros(nowhere + 1, device=device)
     if len(batch.piece_source):
-        source, count, start, example = (
+        source, start, example = (
             torch.from_numpy(values).to(device)
-            for values in (batch.piece_source, batch.piece_samples, batch.piece_start, batch.piece_example)
+            for values in (batch.piece_source, batch.piece_start, batch.piece_example)
         )
         speed, gain = (torch.from_numpy(v).to(device) for v in (batch.piece_speed, batch.piece_gain))
-        length = ((count - 2) / speed).long().clamp(min=1)
-        piece = torch.repeat_interleave(torch.arange(len(length), device=device), length)
+        # Lengths come from the CPU: to ask the device for sizes would be to wait for it.
+        lengths = ((batch.piece_samples - 2) / batch.piece_speed).astype(np.int64).clip(min=1)
+        length = torch.from_numpy(lengths).to(device)
+        piece = torch.repeat_interleave(
+            torch.arange(len(length), device=device), length, output_size=int(lengths.sum())
+        )
         within = torch.arange(len(piece), device=device) - (length.cumsum(0) - length)[piece]
         at = within * speed[piece]
         left = at.long()
@@ -47,10 +55,9 @@ def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device
         index = source[piece] + left
         value = torch.lerp(pool[index].float(), pool[index + 1].float(), fraction)
         place = start[piece] + within
-        kept = place < samples
-        target = (example[piece] * samples + place)[kept]
-        out[target] = (value * gain[piece] / 32_768)[kept]
-    return out.view(-1, samples)
+        target = torch.where(place < samples, example[piece] * samples + place, nowhere)
+        out[target] = value * gain[piece] / 32_768
+    return out[:nowhere].view(-1, samples)
 
 
 @dataclass(frozen=True)
@@ -154,12 +161,14 @@ def _noise(dice: _Dice, wave: Tensor, frequency: Tensor, size: int) -> Tensor:
         torch.fft.rfft(white, size) * (frequency.clamp(min=60) / 1000) ** (-slope / 2), size
     )[:, :samples]
     time = torch.arange(samples, device=dice.device) / SAMPLE_RATE
-    with_tones = dice.some(0.15)
+    # A fixed number of rows: to find out which of them were drawn would be to wait for the device.
+    rows = torch.randperm(len(wave), generator=dice.generator, device=dice.device)[: round(0.15 * len(wave))]
+    with_tones = torch.zeros(len(wave), 1, dtype=torch.bool, device=dice.device)
+    with_tones[rows] = True
     tones = torch.zeros_like(wave)
     for partial in range(1, 5):
         pitch = dice.uniform(48, 62) if partial == 1 else dice.uniform(100, 1500)
         depth, beat, level = dice.uniform(0, 0.5), dice.uniform(0.2, 5), dice.uniform(0, 1)
-        rows = with_tones.squeeze(1).nonzero().squeeze(1)
         wobble = depth[rows] * torch.sin(2 * math.pi * beat[rows] * time)
         tones[rows] += level[rows] * torch.sin(2 * math.pi * pitch[rows] * time + 6 * wobble)
     phase = 2 * math.pi * dice.uniform(0.1, 3) * time + dice.uniform(0, 6.28)
@@ -179,25 +188,38 @@ def _unit(wave: Tensor) -> Tensor:
 
 
 def warped_filterbanks(device: torch.device) -> Tensor:
-    """HTK mel filterbanks over warped frequency axes; the middle one is exact.
+    """HTK mel filterbanks over warped frequency axes.
 
     Returns:
-        Float32 [WARPS, FFT // 2 + 1, BINS]; formants move by a factor of 1.2 at most, up and down.
+        Float32 [WARPS, FFT // 2 + 1, BINS]. The first :data:`UNIFORM_WARPS` move all formants by one factor of
+        1.2 at most, up or down, and the middle one of them is exact; the others move the regions of the
+        first, the second and the higher formants each by a factor of its own.
     """
-    frequency = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, device=device, dtype=torch.float64)
+    nyquist = SAMPLE_RATE / 2
+    knots = torch.tensor([0.0, 700.0, 1_900.0, 3_400.0, 4_800.0], dtype=torch.float64)
+    factors = torch.empty(WARPS, len(knots), dtype=torch.float64)
+    middle = UNIFORM_WARPS // 2
+    factors[:UNIFORM_WARPS] = 1.2 ** ((torch.arange(UNIFORM_WARPS).double() - middle) / middle)[:, None]
+    bent = torch.rand(WARPS - UNIFORM_WARPS, len(knots), dtype=torch.float64, generator=_fixed())
+    factors[UNIFORM_WARPS:] = 1.2 ** (2 * bent - 1)
+    frequency = torch.linspace(0, nyquist, FFT // 2 + 1, dtype=torch.float64)
+    mel_points = torch.linspace(_mel(LOW_HZ), _mel(HIGH_HZ), BINS + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (mel_points / 2595) - 1)
     banks = []
-    for step in range(WARPS):
-        factor = 2 ** ((step - WARPS // 2) / (WARPS // 2) * math.log2(1.2))
-        # Piecewise linear: scaled up to the knee, then straight to the end of the axis.
-        knee = 4_800.0 * min(factor, 1.0) / factor
-        slope = (SAMPLE_RATE / 2 - factor * knee) / (SAMPLE_RATE / 2 - knee)
-        warped = torch.where(frequency < knee, frequency * factor, factor * knee + slope * (frequency - knee))
-        mel_points = torch.linspace(_mel(LOW_HZ), _mel(HIGH_HZ), BINS + 2, dtype=torch.float64, device=device)
-        edges = 700 * (10 ** (mel_points / 2595) - 1)
+    for factor in factors:
+        # Piecewise linear, and behind the last knot straight to the end of the axis.
+        knee = knots / factor.clamp(min=1.0)
+        warped = torch.from_numpy(
+            np.interp(frequency, [*knee, nyquist], [*torch.cummax(knee * factor, 0).values, nyquist])
+        )
         rising = (warped[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
         falling = (edges[2:] - warped[:, None]) / (edges[2:] - edges[1:-1])
         banks.append(torch.minimum(rising, falling).clamp(min=0))
-    return torch.stack(banks).float()
+    return torch.stack(banks).float().to(device)
+
+
+def _fixed() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _mel(hertz: float) -> float:
@@ -220,6 +242,20 @@ def log_mel(wave: Tensor, filterbanks: Tensor, warp: Tensor) -> Tensor:
     magnitude = torch.fft.rfft(emphasised * window, FFT).abs()
     mel: Tensor = (magnitude @ filterbanks[warp]).clamp(min=FLOOR).log()
     return mel
+
+
+def blur_bands(mel: Tensor, generator: torch.Generator) -> Tensor:
+    """Some examples lose the harmonics that the narrow low bands resolve: voices differ most in them.
+
+    Args:
+        mel: [B, frames, bins].
+        generator: of every random choice, on the device of ``mel``.
+    """
+    count = len(mel)
+    smooth = F.avg_pool1d(mel.flatten(0, 1)[:, None], 5, 1, 2, count_include_pad=False).view_as(mel)
+    share = torch.rand(count, 1, 1, generator=generator, device=mel.device)
+    share = torch.where(share < 0.75, 0.0, (share - 0.75) * 4)
+    return torch.lerp(mel, smooth, share)
 
 
 def mask_bands(mel: Tensor, generator: torch.Generator) -> Tensor:

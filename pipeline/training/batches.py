@@ -132,15 +132,27 @@ class Batcher:
         audio_id: placeholder id of an audio soft token.
         buckets: the shapes.
         seed: of everything drawn here.
+        unreadable: share of the answer's tokens that half of the examples do not see while they go on from
+            them, so that the model does not finish a sentence by heart that it should hear.
+        mask_id: stands for such a token.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], prompt: Prompt, audio_id: int, buckets: Sequence[Bucket], seed: int
+        self,
+        pairs: Sequence[Pair],
+        prompt: Prompt,
+        *,
+        audio_id: int,
+        buckets: Sequence[Bucket],
+        seed: int,
+        unreadable: float = 0.0,
+        mask_id: int = 0,
     ) -> None:
         self.buckets = tuple(buckets)
         self._pairs = pairs
         self._prompt = prompt
         self._audio_id = audio_id
+        self._unreadable, self._mask_id = unreadable, mask_id
         self._random = Random(seed)
         self._before = {lang: prompt.before_audio(lang, OTHER[lang]) for lang in OTHER}
         self._after = prompt.after_audio()
@@ -172,12 +184,6 @@ class Batcher:
                 for row in range(len(chunk.sentences))
             ]
         )
-
-    def draw(self) -> tuple[int, Batch]:
-        """A batch, and which bucket it is of."""
-        shares = [bucket.share for bucket in self.buckets]
-        index = self._random.choices(range(len(self.buckets)), shares)[0]
-        return index, self.batch(index)
 
     def batch(self, index: int) -> Batch:
         """A batch of bucket ``index``."""
@@ -265,6 +271,12 @@ class Batcher:
             return ids, [-100] * given + ids[given:]
         return ids, list(ids)
 
+    def _read(self, answer: list[int]) -> list[int]:
+        """The answer as the model reads it while it writes it."""
+        if not self._unreadable or self._random.random() < 0.5:
+            return answer
+        return [self._mask_id if self._random.random() < self._unreadable else token for token in answer]
+
     def _collate(self, bucket: Bucket, rows: Sequence[tuple[_Example, list[int], list[int]]]) -> Batch:
         longest = soft_tokens(bucket.samples) if bucket.samples else 0
         width = self._width + longest + len(self._after) + bucket.answer
@@ -280,7 +292,7 @@ class Batcher:
                 *[self._audio_id] * int(tokens[row]),
                 *self._after,
             ]
-            token_ids[row, : len(head) + len(answer)] = head + answer
+            token_ids[row, : len(head) + len(answer)] = head + self._read(answer)
             labels[row, len(head) - 1 : len(head) - 1 + len(counted)] = counted
             pieces += [(row, piece) for piece in example.pieces]
             characters.append(spelled(example.transcript) if bucket.samples else [])

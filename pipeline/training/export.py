@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from pipeline.config import ModelConfig
+from pipeline.training.learner import Learner
 from pipeline.training.recipe import INSTRUCTION, LANGUAGES
-from pipeline.training.train import Learner
 
 _PREFIXES = {
     "audio_tower": "model.audio_tower",

@@ -38,35 +38,41 @@ class Recipe:
         half_share: steps in which the half-width model learns.
         hearing_share: of the budget, in which speech teaches the encoder alone, by the spelling of what is
             said: a decoder learns nothing from an encoder that cannot hear, and costs half of the time.
+        dropout: see :class:`pipeline.training.learner.Learner`.
+        smoothing: of the labels, see there.
+        unreadable: see :class:`pipeline.training.batches.Batcher`.
         engines: whose voices speak.
         chunks: chunks of speech to synthesise at most.
         first_chunks: chunks of speech to wait for before the first step.
     """
 
     text_tokens: int = 4096
-    audio_width: int = 192
-    audio_layers: int = 5
-    audio_heads: int = 4
-    channels: tuple[int, int] = (32, 16)
-    width: int = 192
-    layer_types: str = "ssfssf"
-    shared: int = 2
+    audio_width: int = 256
+    audio_layers: int = 6
+    audio_heads: int = 8
+    channels: tuple[int, int] = (64, 32)
+    width: int = 256
+    layer_types: str = "ssfsfssf"
+    shared: int = 3
     heads: int = 4
     kv_heads: int = 1
-    ffn: int = 768
+    ffn: int = 1024
     ple: int = 16
     buckets: tuple[Bucket, ...] = (
-        Bucket(0.0, 160, 32, 0.24),
-        Bucket(2.4, 96, 32, 0.34),
-        Bucket(4.0, 56, 50, 0.26),
-        Bucket(9.0, 22, 110, 0.11),
-        Bucket(28.0, 7, 330, 0.05),
+        Bucket(0.0, 640, 32, 0.20),
+        Bucket(3.0, 360, 40, 0.36),
+        Bucket(5.0, 220, 60, 0.28),
+        Bucket(12.0, 90, 140, 0.10),
+        Bucket(28.0, 40, 330, 0.06),
     )
-    matrix_rate: float = 0.01
-    vector_rate: float = 1e-3
-    warmup: int = 150
-    half_share: float = 0.3
-    hearing_share: float = 0.4
+    matrix_rate: float = 0.015
+    vector_rate: float = 1.5e-3
+    warmup: int = 300
+    half_share: float = 0.35
+    hearing_share: float = 0.08
+    dropout: float = 0.1
+    smoothing: float = 0.1
+    unreadable: float = 0.12
     engines: tuple[str, ...] = ENGINES
     chunks: int = 16_000
     first_chunks: int = 120

@@ -16,7 +16,7 @@ from pipeline.training.__main__ import build
 from pipeline.training.recipe import TINY
 from pipeline.training.synthesis import Chunk
 from pipeline.training.text import Pair, read_pairs
-from pipeline.training.train import Learner
+from pipeline.training.learner import Learner
 
 HELD_OUT = Path(__file__).parents[3] / "benchmarks/data/heldout.es-en.tsv.gz"
 

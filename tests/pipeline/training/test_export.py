@@ -17,7 +17,7 @@ from pipeline.audio.mel import log_mel
 from pipeline.config import ModelConfig
 from pipeline.training.batches import soft_tokens
 from pipeline.training.export import export, resume
-from pipeline.training.train import DeviceBatch, Learner
+from pipeline.training.learner import DeviceBatch, Learner
 from tests import reference
 
 

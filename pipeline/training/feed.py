@@ -1,0 +1,149 @@
+"""What the training loop is fed: speech as it is synthesised, and batches drawn ahead from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import queue
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.training.batches import Batch, Batcher
+from pipeline.training.synthesis import Chunk, chunk_path
+
+PREFETCH = 4
+"""Batches that each process draws ahead."""
+
+
+class SpeechPool:
+    """All speech made so far, in one int16 buffer on the device.
+
+    Args:
+        folder: where chunks appear.
+        drawing: told of every chunk.
+        capacity: samples that the buffer holds; what does not fit is left out.
+        device: of the buffer.
+        making: tells whether chunks are still being made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        drawing: Drawing,
+        capacity: int,
+        device: torch.device,
+        making: Callable[[], bool],
+    ) -> None:
+        self.buffer = torch.zeros(capacity, dtype=torch.int16, device=device)
+        self.filled = 0
+        self.chunks = 0
+        self._folder = folder
+        self._drawing = drawing
+        self._making = making
+
+    def read(self, at_least: int = 0) -> None:
+        """Take in the chunks that are ready, in order; wait until there are ``at_least`` of them.
+
+        Raises:
+            RuntimeError: they are not all there and nobody makes them any more.
+            ValueError: the buffer is too small for the first of them.
+        """
+        while self.filled < len(self.buffer):
+            path = chunk_path(self._folder, self.chunks)
+            if not path.exists():
+                if self.chunks >= at_least:
+                    return
+                if not self._making() and not path.exists():
+                    raise RuntimeError(f"synthesis ended without {path}")
+                time.sleep(0.2)
+                continue
+            chunk = Chunk.load(path)
+            if self.filled + len(chunk.pcm) + 1 > len(self.buffer):
+                if not self.chunks:
+                    raise ValueError(f"{len(self.buffer)} samples are too few for a chunk of speech")
+                return
+            # A copy: what a file was read into is read-only.
+            pcm = torch.from_numpy(np.array(chunk.pcm))
+            self.buffer[self.filled : self.filled + len(pcm)] = pcm.to(self.buffer.device)
+            self._drawing.add(chunk, self.filled)
+            self.filled += len(pcm)
+            self.chunks += 1
+
+
+class Drawing:
+    """Batches drawn ahead by processes of their own, which learn of chunks as they come.
+
+    Args:
+        batchers: one per process; they differ in their seeds.
+        seed: decides the order of the buckets, the same for all replicas of a model: a step takes as long as
+            the slowest of them.
+    """
+
+    def __init__(self, batchers: Sequence[Batcher], seed: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._random = Random(seed)
+        self._shares = [bucket.share for bucket in batchers[0].buckets]
+        self._asked = self._given = 0
+        self._early: dict[int, tuple[int, Batch]] = {}
+        self._wanted: multiprocessing.Queue[tuple[int, int]] = context.Queue()
+        self._ready: multiprocessing.Queue[tuple[int, int, Batch]] = context.Queue()
+        self._news = [context.Queue() for _ in batchers]
+        self._processes = [
+            context.Process(target=_draw, args=(batcher, news, self._wanted, self._ready), daemon=True)
+            for batcher, news in zip(batchers, self._news, strict=True)
+        ]
+        for process in self._processes:
+            process.start()
+        for _ in range(PREFETCH * len(batchers)):
+            self._ask()
+
+    def add(self, chunk: Chunk, offset: int) -> None:
+        """See :meth:`Batcher.add`."""
+        for news in self._news:
+            news.put((dataclasses.replace(chunk, pcm=chunk.pcm[:0]), offset))
+
+    def next(self) -> tuple[int, Batch]:
+        """The next batch and which bucket it is of.
+
+        Raises:
+            RuntimeError: a process that draws has died.
+        """
+        self._ask()
+        while self._given not in self._early:
+            try:
+                number, index, batch = self._ready.get(timeout=5)
+            except queue.Empty:
+                if not all(process.is_alive() for process in self._processes):
+                    raise RuntimeError("a process that draws batches has died") from None
+            else:
+                self._early[number] = index, batch
+        self._given += 1
+        return self._early.pop(self._given - 1)
+
+    def close(self) -> None:
+        """End the processes."""
+        for news in (*self._news, self._wanted):
+            # What nobody will read any more must not keep this process from ending.
+            news.cancel_join_thread()
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+    def _ask(self) -> None:
+        self._wanted.put((self._asked, self._random.choices(range(len(self._shares)), self._shares)[0]))
+        self._asked += 1
+
+
+def _draw(batcher: Batcher, news: Any, wanted: Any, ready: Any) -> None:
+    torch.set_num_threads(1)
+    while True:
+        number, index = wanted.get()
+        while batcher.chunks == 0 or not news.empty():
+            batcher.add(*news.get())
+        ready.put((number, index, batcher.batch(index)))
