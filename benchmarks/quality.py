@@ -43,11 +43,12 @@ from rich.progress import track
 from pipeline.audio.files import read_audio
 from pipeline.cli import NANO
 from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
+from pipeline.gemma.matformer import Widths
 from pipeline.model import Gemma3n
 from pipeline.speech import TAIL, SpeechEnded, SpeechHeard, SpeechStarted
 from pipeline.stream import Stream
 from pipeline.training.engines import Voice, held_out_engine, held_out_voices
-from pipeline.translation import SpeechTranslator
+from pipeline.translation import TOKEN_SECONDS, SpeechTranslator
 from pipeline.wire.events import Event, Transcript, Translation
 
 HELD_OUT = Path(__file__).parent / "data" / "heldout.es-en.tsv.gz"
@@ -109,10 +110,26 @@ def score(clips: Sequence[Clip], answers: Sequence[Answer]) -> dict[str, float]:
 
 def hear_whole(model: Gemma3n, waveform: Waveform, source: str, target: str) -> Answer:
     """Encode and decode a clip as one utterance, without gate or partial hypotheses."""
+    return answer(model, encode(model, waveform), source, target)
+
+
+def encode(model: Gemma3n, waveform: Waveform) -> NDArray[np.float32]:
+    """Soft tokens of a clip that is one utterance, [n, text_hidden]."""
     stream = model.audio_stream()
-    tokens = torch.cat([stream.push(waveform), stream.push(np.zeros(TAIL, np.float32))]).numpy()
-    end = len(waveform) / SAMPLE_RATE
-    translator = SpeechTranslator(model, StreamConfig(source, (target,), partials=False))
+    return torch.cat([stream.push(waveform), stream.push(np.zeros(TAIL, np.float32))]).cpu().numpy()
+
+
+def answer(
+    model: Gemma3n,
+    tokens: NDArray[np.float32],
+    source: str,
+    target: str,
+    ffn_widths: Widths | None = None,
+) -> Answer:
+    """Decode an encoded clip, in a MatFormer sub-model or in the whole."""
+    end = len(tokens) * TOKEN_SECONDS
+    config = StreamConfig(source, (target,), partials=False)
+    translator = SpeechTranslator(model, config, ffn_widths=ffn_widths)
     translator.push(SpeechStarted(audio_time=0.0, time=0.0))
     translator.push(SpeechHeard(audio_time=end, time=end, tokens=tokens))
     return _texts(translator.push(SpeechEnded(audio_time=end, time=end)))

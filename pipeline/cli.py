@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.layout import Description
     from pipeline.model import Gemma3n
     from pipeline.recording import Translation
     from pipeline.wire.events import Event
@@ -114,10 +115,20 @@ def _parser() -> argparse.ArgumentParser:
 
     listen = commands.add_parser("listen", help="send speech to a server and show live captions")
     speech = listen.add_mutually_exclusive_group(required=True)
-    speech.add_argument("recording", type=Path, nargs="?", metavar="TALK.wav")
+    speech.add_argument(
+        "recording",
+        type=Path,
+        nargs="?",
+        metavar="TALK.wav|-",
+        help="sent at the speed of speech; - is standard input, sent as it comes",
+    )
     speech.add_argument("--microphone", action="store_true", help="until Ctrl-C")
     listen.add_argument("--url", default="ws://127.0.0.1:8765/v1/stream", help="default: %(default)s")
     _add_languages(listen)
+    stdin = listen.add_argument_group("what comes from standard input")
+    stdin.add_argument("--encoding", help="pcm_s16le (default), pcm_f32le, mulaw, alaw, opus or flac")
+    stdin.add_argument("--sample-rate", type=int, metavar="HZ", help="default: 16000")
+    stdin.add_argument("--channels", type=int, metavar="N", help="default: 1")
     listen.set_defaults(run=_listen)
 
     model = commands.add_parser("model", help="look into models and convert them").add_subparsers(
@@ -131,6 +142,20 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--out", type=Path, metavar="FILE", help="default: ple.int8.safetensors in DIR")
     convert.add_argument("--bits", type=int, choices=(8, 4), default=8, help="default: 8")
     convert.set_defaults(run=_convert_ple)
+    slice_ = model.add_parser("slice", help="write a MatFormer sub-model as a checkpoint of its own")
+    slice_.add_argument("model", metavar="DIR", help="folder in Hugging Face layout, or a Hugging Face id")
+    slice_.add_argument("--out", type=Path, required=True, metavar="DIR2", help="folder to write")
+    which = slice_.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--preset", metavar="NAME", help="a published sub-model of E4B by its name, as in: --preset e2b"
+    )
+    which.add_argument(
+        "--config",
+        type=Path,
+        metavar="mix.json",
+        help="FFN widths and the layers to leave out (docs/matformer.md)",
+    )
+    slice_.set_defaults(run=_slice)
     return parser
 
 
@@ -270,14 +295,23 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _listen(options: argparse.Namespace) -> None:
-    from workers import client  # noqa: PLC0415
+    given = {name: getattr(options, name) for name in ("encoding", "sample_rate", "channels")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and options.recording != Path("-"):
+        raise UsageError(
+            "--encoding, --sample-rate and --channels are for what comes from standard input (-)"
+        )
 
-    client.listen(
+    from pipeline.config import AudioFormat  # noqa: PLC0415
+    from workers import listen  # noqa: PLC0415
+
+    listen.listen(
         options.recording,
         microphone=options.microphone,
         url=options.url,
         source=options.source,
         targets=options.targets,
+        audio=AudioFormat(**given),
     )
 
 
@@ -299,10 +333,29 @@ def _model_info(options: argparse.Namespace) -> None:
         widths = sorted(set(sub.ffn_widths))
         width = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]}-{widths[-1]}"
         print(f"{sub.name:<22}{width:<14}{sub.parameters:>16,}{sub.nbytes:>16,}")
+    if (model.folder / "tokenizer.json").is_file():
+        _stream_info(model)
     if tables := ple_file.find(model.folder):
         print(f"\n{'converted per-layer embeddings':<52}{'bytes':>16}")
         for path in tables:
             print(f"{path.name:<52}{path.stat().st_size:>16,}")
+
+
+def _stream_info(model: Description) -> None:
+    import torch  # noqa: PLC0415
+
+    from pipeline.config import StreamConfig  # noqa: PLC0415
+    from pipeline.gemma.prompt import Prompt, PromptTemplate  # noqa: PLC0415
+    from pipeline.gemma.tokenizer import Tokenizer  # noqa: PLC0415
+    from pipeline.translation import most_bytes  # noqa: PLC0415
+
+    template = PromptTemplate.from_pretrained(model.folder)
+    prompt = Prompt(Tokenizer.from_pretrained(model.folder), template)
+    config = StreamConfig(source=prompt.languages[0], targets=prompt.languages[-1:])
+    print(f"\n{'KV cache':<22}{'in':<14}{'most bytes':>16}")
+    for dtype in (torch.float32, torch.bfloat16):
+        nbytes = most_bytes(prompt, model.config.text, config, dtype)
+        print(f"{'of one stream':<22}{str(dtype).removeprefix('torch.'):<14}{nbytes:>16,}")
 
 
 def _convert_ple(options: argparse.Namespace) -> None:
@@ -315,3 +368,22 @@ def _convert_ple(options: argparse.Namespace) -> None:
             where = options.out or options.model
             raise UsageError(f"{where}: cannot be written: {error.strerror}") from None
     print(f"{path}  {path.stat().st_size:,} bytes")
+
+
+def _slice(options: argparse.Namespace) -> None:
+    from pipeline.gemma.matformer import PRESETS, Mix  # noqa: PLC0415
+    from pipeline.slicing import slice_model  # noqa: PLC0415
+
+    if options.config is not None:
+        mix = Mix.from_file(options.config)
+    elif options.preset in PRESETS:
+        mix = PRESETS[options.preset]
+    else:
+        raise UsageError(f"unknown preset {options.preset!r}; known are {', '.join(PRESETS)}")
+    with _progress("slice", 1.0) as progress:
+        try:
+            path = slice_model(options.model, options.out, mix, progress)
+        except OSError as error:
+            raise UsageError(f"{options.out}: cannot be written: {error.strerror}") from None
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    print(f"{path}  {size:,} bytes")

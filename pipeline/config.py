@@ -229,8 +229,11 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-ENCODINGS = ("pcm_s16le", "pcm_f32le", "mulaw")
-"""Accepted sample encodings of a live stream, by their names in the wire protocol."""
+COMPRESSED = ("opus", "flac")
+"""Encodings whose streams name their sample rate and channels themselves."""
+
+ENCODINGS = ("pcm_s16le", "pcm_f32le", "mulaw", "alaw", *COMPRESSED)
+"""Accepted encodings of a live stream's audio, by their names in the wire protocol."""
 
 
 @dataclass(frozen=True)
@@ -239,8 +242,8 @@ class AudioFormat:
 
     Args:
         encoding: one of :data:`ENCODINGS`.
-        sample_rate: samples per second and channel, 8,000 to 192,000.
-        channels: interleaved channels, 1 to 8; they are averaged.
+        sample_rate: samples per second and channel, 8,000 to 192,000; without meaning where ``compressed``.
+        channels: interleaved channels, 1 to 8; they are averaged; without meaning where ``compressed``.
 
     Raises:
         AudioError: a value outside these.
@@ -259,9 +262,16 @@ class AudioFormat:
                 raise AudioError(f"audio {name} must be a whole number from {low} to {high}, got {value!r}")
 
     @property
+    def compressed(self) -> bool:
+        """Whether the bytes have to go through a :class:`~pipeline.audio.codecs.CompressedDecoder`."""
+        return self.encoding in COMPRESSED
+
+    @property
     def bytes_per_frame(self) -> int:
-        """Bytes of one sample of all channels."""
-        return {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1}[self.encoding] * self.channels
+        """Bytes of one sample of all channels; 1 where ``compressed``, for samples have no length there."""
+        if self.compressed:
+            return 1
+        return {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}[self.encoding] * self.channels
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     ├── AudioError            the bytes are not audio that can be read
     ├── LanguageError         a language that the model does not know
     ├── CheckpointError       a model folder that cannot be loaded
+    ├── ContextError          more positions than a sequence may have
     └── ProtocolError         a message that breaks protocol version 1
 
 Each carries one sentence that names what was wrong and what is accepted, fit to be shown to the
@@ -36,6 +37,12 @@ class CheckpointError(SurtitleError):
     """A checkpoint folder with missing, superfluous, misshapen or unreadable parts."""
 
     code = "bad_model"
+
+
+class ContextError(SurtitleError):
+    """A sequence that would have more positions than there is room for."""
+
+    code = "context_full"
 
 
 class ProtocolError(SurtitleError):

@@ -13,17 +13,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import ple_file
-from pipeline.audio.mel import MelFrontend, log_mel
+from pipeline.audio.mel import log_mel
+from pipeline.audio_stream import AudioStream, Ears, as_samples
+from pipeline.batching import run_alone
 from pipeline.checkpoint import Checkpoint, locate
 from pipeline.config import ModelConfig
 from pipeline.encoder.conformer import AudioEncoder
 from pipeline.encoder.embedder import MultimodalEmbedder
 from pipeline.encoder.streaming import StreamingEncoder
-from pipeline.errors import AudioError
-from pipeline.gemma.cache import KVCache
+from pipeline.errors import CheckpointError, ContextError
+from pipeline.gemma.ahead import Ahead, to_device
+from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
+from pipeline.gemma.greedy import Segment, greedy
+from pipeline.gemma.layers import MLP
+from pipeline.gemma.matformer import Widths, check_widths, kv_group
 from pipeline.gemma.ple import PerLayerTable
 from pipeline.gemma.prompt import Prompt, PromptTemplate
+from pipeline.gemma.steps import FixedSteps
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.layout import PER_LAYER_TABLE, check, empty_parts, slice_config
 
@@ -55,6 +62,8 @@ class Gemma3n:
         self.audio_tower = audio_tower
         self.embed_audio = embed_audio
         self.language_model = language_model
+        # Of the sub-models that have been used.
+        self._groups: dict[Widths | None, Widths] = {}
 
     @classmethod
     def from_pretrained(
@@ -108,6 +117,9 @@ class Gemma3n:
         assert isinstance(audio_tower, AudioEncoder)
         assert isinstance(embed_audio, MultimodalEmbedder)
         assert isinstance(language_model, Decoder)
+        for part in language_model.modules():
+            if isinstance(part, MLP):
+                part.lay_out()
         own = language_model.embed_tokens_per_layer.weight
         layers = config.text.num_hidden_layers
         values, scales = (own, None) if ple is None else ple_file.read(Path(ple), own, layers)
@@ -152,21 +164,26 @@ class Gemma3n:
         Raises:
             AudioError: the waveform has another shape.
         """
-        mel = self._as_mel(log_mel(_samples(waveform)))
+        weight = self.embed_audio.embedding_projection.weight
+        mel = torch.from_numpy(log_mel(as_samples(waveform))).to(weight.device, weight.dtype)
         tokens: Tensor = self.embed_audio(self.audio_tower(mel[None]))[0]
         return tokens.float()
 
     def audio_stream(self) -> AudioStream:
         """A new stream of audio, to be encoded as it arrives."""
-        return AudioStream(self)
+        return AudioStream(self.ears)
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[int], audio: Tensor | None = None) -> Tensor:
+    def logits(
+        self, token_ids: Sequence[int], audio: Tensor | None = None, *, ffn_widths: Widths | None = None
+    ) -> Tensor:
         """Logits of every position of one sequence.
 
         Args:
             token_ids: with the audio soft-token id wherever a soft token goes.
-            audio: soft tokens, [n, text_hidden]; None for as many as there are ids of it, zero.
+            audio: soft tokens, [n, text_hidden]; None for none.
+            ffn_widths: of a MatFormer sub-model, as :mod:`pipeline.gemma.matformer` has them; None for the
+                whole model.
 
         Returns:
             Float32 [t, vocab].
@@ -174,8 +191,12 @@ class Gemma3n:
         Raises:
             ValueError: there are more or fewer soft tokens than places for them, or ids that the model has
                 no embedding for.
+            CheckpointError: the model has no such sub-model.
         """
-        hidden = self._hidden(None, token_ids, audio, keep=len(token_ids))
+        ids = torch.as_tensor(token_ids, dtype=torch.long, device="cpu")[None]
+        self._check(token_ids, audio)
+        self._group(ffn_widths)
+        hidden = self.language_model.hidden(ids, self.embed(ids, audio), ffn_widths=ffn_widths)
         return self.language_model.logits(hidden)[0].float()
 
     def generate(
@@ -202,27 +223,52 @@ class Gemma3n:
         stop_ids = self.config.eos_token_ids if stop_ids is None else stop_ids
         return self.greedy(self.new_cache(), token_ids, max_new_tokens, stop_ids, audio=audio)
 
-    def new_cache(self) -> KVCache:
-        """The cache of an empty sequence."""
-        weight = self.language_model.embed_tokens.weight
-        return KVCache(self.config.text, weight.dtype, weight.device)
+    def new_pool(self, positions: int = 0) -> KVPool:
+        """Room for the caches of sequences that are to be computed in one batch, by one thread.
 
-    @torch.inference_mode()
-    def extend(self, cache: KVCache, token_ids: Sequence[int], audio: Tensor | None = None) -> None:
+        Args:
+            positions: of all sequences together, to start with.
+        """
+        weight = self.language_model.embed_tokens.weight
+        return KVPool(self.config.text, weight.dtype, weight.device, positions)
+
+    def new_cache(self, pool: KVPool | None = None, limit: int | None = None) -> KVCache:
+        """The cache of an empty sequence.
+
+        Args:
+            pool: where it is; None for one of its own.
+            limit: most positions; None for as many as the model was made for.
+        """
+        most = self.config.text.max_position_embeddings
+        return KVCache(pool or self.new_pool(), most if limit is None else min(limit, most))
+
+    def extend(
+        self,
+        cache: KVCache,
+        token_ids: Sequence[int],
+        audio: Tensor | None = None,
+        *,
+        ffn_widths: Widths | None = None,
+    ) -> None:
         """Append tokens to a sequence without asking for logits, which spares the layers that share KV.
 
         Args:
             cache: the sequence so far.
             token_ids: as in :meth:`logits`; none at all is accepted.
             audio: soft tokens, [n, text_hidden].
+            ffn_widths: as in :meth:`logits`.
 
         Raises:
-            ValueError: as in :meth:`logits`.
+            ValueError: as in :meth:`logits`; or the sub-model computes other keys and values than the one
+                that computed the sequence so far.
+            CheckpointError: as in :meth:`logits`.
+            ContextError: the sequence becomes longer than its limit.
         """
         if len(token_ids):
-            self._hidden(cache, token_ids, audio, keep=0)
+            (answer,) = self.step([Segment(cache, token_ids, 0, audio, ffn_widths)])
+            if isinstance(answer, Exception):
+                raise answer
 
-    @torch.inference_mode()
     def greedy(
         self,
         cache: KVCache,
@@ -232,140 +278,142 @@ class Gemma3n:
         draft: Sequence[int] = (),
         *,
         audio: Tensor | None = None,
+        ffn_widths: Widths | None = None,
     ) -> list[int]:
-        """Append tokens to a sequence and continue it greedily.
-
-        Ids of the vision and audio vocabularies are never generated. A draft is verified in the pass that
-        takes in ``token_ids`` (Leviathan et al. 2023, arXiv:2211.17192, with a greedy target): as much of it
-        as greedy decoding would have given is accepted, so the result is the same without it.
-
-        Args:
-            cache: the sequence so far; afterwards it holds ``token_ids`` and the output too.
-            token_ids: as in :meth:`logits`, at least one.
-            max_new_tokens: how many to generate at most.
-            stop_ids: ids that end the output; they are neither returned nor put into the cache.
-            draft: a guess of the output.
-            audio: soft tokens, [n, text_hidden].
-
-        Returns:
-            The output; shorter than ``max_new_tokens`` only if a stop id ended it.
+        """Append tokens to a sequence and continue it greedily, as :func:`pipeline.gemma.greedy.greedy` does.
 
         Raises:
-            ValueError: as in :meth:`logits`.
+            ValueError: as in :meth:`extend`.
+            CheckpointError: as in :meth:`logits`.
+            ContextError: the sequence becomes longer than its limit.
         """
-        if not len(token_ids):
-            raise ValueError("greedy decoding needs at least one token to continue")
-        guess = list(draft[: max(0, max_new_tokens)])
-        start = cache.length + len(token_ids)
-        hidden = self._hidden(cache, [*token_ids, *guess], audio, keep=len(guess) + 1)
-        choices = self._choose(hidden)
-        # Where the draft is first wrong, a stop id in it counting as wrong.
-        accepted = next(
-            (i for i, token in enumerate(guess) if token != choices[i] or token in stop_ids), len(guess)
+        steps = greedy(cache, token_ids, max_new_tokens, stop_ids, draft, audio=audio, ffn_widths=ffn_widths)
+        return run_alone(steps, self.step)
+
+    @torch.inference_mode()
+    def step(self, segments: Sequence[Segment]) -> list[list[int] | Exception]:
+        """Append tokens to many sequences in one pass, or one for each MatFormer sub-model among them.
+
+        Ids of the vision and audio vocabularies are never chosen.
+
+        Args:
+            segments: of different caches of one pool.
+
+        Returns:
+            For each the ``keep`` most likely next ids; or, in place of them, what is wrong with the segment,
+            an error as in :meth:`extend`. That leaves the others alone.
+        """
+        answers: list[list[int] | Exception] = [[] for _ in segments]
+        passes: dict[tuple[int, tuple[int, ...] | None], list[tuple[int, Segment]]] = {}
+        for at, segment in enumerate(segments):
+            try:
+                self._check(segment.token_ids, segment.audio)
+                segment.cache.check(len(segment.token_ids))
+                segment.cache.join(self._group(segment.ffn_widths))
+            except (ValueError, CheckpointError, ContextError) as error:
+                answers[at] = error
+                continue
+            for number, piece in enumerate(segment.pieces(self.config.audio_token_id, self.most_in_pass)):
+                passes.setdefault((number, segment.ffn_widths), []).append((at, piece))
+        for (_, ffn_widths), members in sorted(passes.items(), key=lambda item: item[0][0]):
+            chosen = self._pass([piece for _, piece in members], ffn_widths)
+            for at, piece in members:
+                answers[at], chosen = chosen[: piece.keep], chosen[piece.keep :]
+        return answers
+
+    def _pass(self, pieces: Sequence[Segment], ffn_widths: tuple[int, ...] | None) -> list[int]:
+        """The most likely next ids behind the last tokens of the pieces, one piece's behind the other's."""
+        decoder = self.language_model
+        caches, counts = [piece.cache for piece in pieces], [len(piece.token_ids) for piece in pieces]
+        for cache, count in zip(caches, counts, strict=True):
+            cache.reserve(count)
+        if self._is_step(pieces):
+            chosen = self._fixed_steps(caches[0].pool, ffn_widths).step(
+                caches, [piece.token_ids[0] for piece in pieces]
+            )
+            for cache in caches:
+                cache.advance(1)
+            return chosen
+        # Ids stay on the CPU, where the per-layer embedding table is.
+        ids = torch.tensor([[token for piece in pieces for token in piece.token_ids]])
+        heard = [piece.audio for piece in pieces if piece.audio is not None]
+        embeddings = self.embed(ids, torch.cat(heard) if heard else None)
+        ahead = Ahead.of_sequences(caches, counts, [piece.keep for piece in pieces], embeddings.device)
+        rows = decoder.embed_tokens_per_layer(ids, embeddings)
+        hidden = decoder.next_hidden(rows, embeddings, caches[0].pool, ahead, ffn_widths)
+        for cache, count in zip(caches, counts, strict=True):
+            cache.advance(count)
+        return self._choose(hidden) if hidden.shape[1] else []
+
+    def _is_step(self, pieces: Sequence[Segment]) -> bool:
+        """Whether this is a step of decoding on a GPU, which is computed in fixed shapes."""
+        return self.language_model.embed_tokens.weight.is_cuda and all(
+            piece.keep == len(piece.token_ids) == 1 and piece.token_ids[0] < self._first_hard_id
+            for piece in pieces
         )
-        cache.truncate(start + accepted)
-        output, choice = guess[:accepted], choices[accepted]
-        while len(output) < max_new_tokens and choice not in stop_ids:
-            output.append(choice)
-            last = len(output) == max_new_tokens
-            hidden = self._hidden(cache, [choice], None, keep=0 if last else 1)
-            if not last:
-                (choice,) = self._choose(hidden)
-        return output
+
+    def _fixed_steps(self, pool: KVPool, ffn_widths: tuple[int, ...] | None) -> FixedSteps:
+        if ffn_widths not in pool.steps:
+            pool.steps[ffn_widths] = FixedSteps(self.language_model, pool, self._first_hard_id, ffn_widths)
+        steps: FixedSteps = pool.steps[ffn_widths]
+        return steps
 
     def _choose(self, hidden: Tensor) -> list[int]:
         logits = self.language_model.logits(hidden[0])[:, : self._first_hard_id]
         ids: list[int] = logits.argmax(-1).tolist()
         return ids
 
-    def _hidden(
-        self, cache: KVCache | None, token_ids: Sequence[int], audio: Tensor | None, *, keep: int
-    ) -> Tensor:
-        # Ids stay on the CPU, where the per-layer embedding table is.
-        ids = torch.as_tensor(token_ids, dtype=torch.long, device="cpu")[None]
-        return self.language_model.hidden(ids, self._embed(ids, audio), keep=keep, cache=cache)
+    def _group(self, ffn_widths: Widths | None) -> Widths:
+        """The group of a sub-model that there is."""
+        if ffn_widths not in self._groups:
+            if ffn_widths is not None:
+                check_widths(self.config.text, ffn_widths)
+            self._groups[ffn_widths] = kv_group(self.config.text, ffn_widths)
+        return self._groups[ffn_widths]
 
-    def _embed(self, ids: Tensor, audio: Tensor | None) -> Tensor:
-        config, device = self.config, self.language_model.embed_tokens.weight.device
-        is_text = (ids >= 0) & (ids < self._first_hard_id)
-        is_soft = ids == config.audio_token_id
-        is_hard = ~(is_text | is_soft)
-        count = 0 if audio is None else len(audio)
-        if int(is_soft.sum()) != count:
-            raise ValueError(f"{int(is_soft.sum())} audio soft-token ids for {count} soft tokens")
-        embeddings = self.language_model.embed(torch.where(is_text, ids, 0).to(device))
-        if audio is not None and count:
-            embeddings[is_soft.to(device)] = audio.to(device, embeddings.dtype)
-        if is_hard.any():
-            hard, offset = ids[is_hard], config.audio.vocab_offset
-            if hard.min() < offset or hard.max() >= offset + config.audio.vocab_size:
-                raise ValueError(f"ids without an embedding for text or audio: {hard.tolist()}")
-            embeddings[is_hard.to(device)] = self.embed_audio.hard(hard.to(device)).to(embeddings.dtype)
+    def _check(self, token_ids: Sequence[int], audio: Tensor | None) -> None:
+        """See that there is an embedding for each id and a place for each soft token."""
+        config, ids = self.config, np.asarray(token_ids, np.int64)
+        places, count = int((ids == config.audio_token_id).sum()), 0 if audio is None else len(audio)
+        if places != count:
+            raise ValueError(f"{places} audio soft-token ids for {count} soft tokens")
+        first, end = config.audio.vocab_offset, config.audio.vocab_offset + config.audio.vocab_size
+        text = (ids >= 0) & (ids < self._first_hard_id)
+        unknown = ids[~text & ((ids < first) | (ids >= end)) & (ids != config.audio_token_id)]
+        if len(unknown):
+            raise ValueError(f"ids without an embedding for text or audio: {unknown.tolist()}")
+
+    def embed(self, ids: Tensor, audio: Tensor | None) -> Tensor:
+        """Embeddings of ids on the CPU, [1, N], that have been checked."""
+        decoder = self.language_model
+        device = decoder.embed_tokens.weight.device
+        is_text = ids < self._first_hard_id
+        if bool(is_text.all()):
+            return decoder.embed(to_device(ids, device))
+        embeddings = decoder.embed(to_device(torch.where(is_text, ids, 0), device))
+        is_soft = ids == self.config.audio_token_id
+        if audio is not None:
+            soft = to_device(is_soft[0].nonzero()[:, 0], device)
+            embeddings[0].index_copy_(0, soft, audio.to(device, embeddings.dtype))
+        hard = (~(is_text | is_soft))[0].nonzero()[:, 0]
+        if len(hard):
+            embedded = self.embed_audio.hard(to_device(ids[0, hard], device)).to(embeddings.dtype)
+            embeddings[0].index_copy_(0, to_device(hard, device), embedded)
         return embeddings
+
+    @property
+    def most_in_pass(self) -> int:
+        """Most tokens of one sequence that go through the layers at once.
+
+        Short pieces look at fewer keys that their mask then hides; long ones keep an accelerator busy.
+        """
+        return 512 if self.language_model.embed_tokens.weight.device.type == "cpu" else 2048
 
     @property
     def _first_hard_id(self) -> int:
         return min(self.config.vision_vocab_offset, self.config.audio.vocab_offset)
 
     @cached_property
-    def _streaming(self) -> StreamingEncoder:
-        return StreamingEncoder(self.audio_tower)
-
-    def _as_mel(self, frames: NDArray[np.float32]) -> Tensor:
-        weight = self.embed_audio.embedding_projection.weight
-        return torch.from_numpy(frames).to(weight.device, weight.dtype)
-
-
-class AudioStream:
-    """Soft tokens of audio that is still arriving.
-
-    What :meth:`push` and :meth:`flush` return is, concatenated, what :meth:`Gemma3n.encode_audio` returns
-    for all of the audio, up to float32 rounding and however it was cut.
-
-    Args:
-        model: whose encoder to use.
-    """
-
-    def __init__(self, model: Gemma3n) -> None:
-        self._model = model
-        self._encoder = model._streaming
-        self._frontend = MelFrontend()
-        self._state = self._encoder.initial_state()
-
-    @torch.inference_mode()
-    def push(self, waveform: NDArray[np.float32] | Tensor) -> Tensor:
-        """Add samples.
-
-        Args:
-            waveform: float32 [samples] at 16 kHz, any number of them.
-
-        Returns:
-            The soft tokens that became certain, float32 [n, text_hidden].
-
-        Raises:
-            AudioError: the waveform has another shape.
-        """
-        return self._advance(self._frontend.push(_samples(waveform)))
-
-    @torch.inference_mode()
-    def flush(self) -> Tensor:
-        """End the audio; afterwards the stream is as new.
-
-        Returns:
-            The remaining soft tokens, float32 [n, text_hidden].
-        """
-        tokens = self._advance(self._frontend.flush())
-        tail: Tensor = self._model.embed_audio(self._encoder.flush(self._state))
-        return torch.cat([tokens, tail.float()])
-
-    def _advance(self, frames: NDArray[np.float32]) -> Tensor:
-        encodings = self._encoder.push(self._state, self._model._as_mel(frames))
-        tokens: Tensor = self._model.embed_audio(encodings)
-        return tokens.float()
-
-
-def _samples(waveform: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
-    samples = np.asarray(waveform, dtype=np.float32)
-    if samples.ndim != 1:
-        raise AudioError(f"a waveform must have the shape [samples], got {list(samples.shape)}")
-    return samples
+    def ears(self) -> Ears:
+        """Encoder and embedder as streams use them."""
+        return Ears(StreamingEncoder(self.audio_tower), self.embed_audio)

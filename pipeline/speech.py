@@ -6,14 +6,18 @@ per 160 ms of speech, and nothing at all for silence.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.audio.pcm import PcmDecoder
 from pipeline.audio.resample import Resampler
+from pipeline.audio_stream import Piece
+from pipeline.batching import run_alone
 from pipeline.chunks import gate
 from pipeline.config import SAMPLE_RATE, StreamConfig
 from pipeline.model import Gemma3n
@@ -68,6 +72,10 @@ class Silence:
 SpeechEvent: TypeAlias = SpeechStarted | SpeechHeard | SpeechEnded | Silence
 
 
+Encoded = Generator[Piece, Tensor, list[SpeechEvent]]
+"""Yields work for the encoder, receives soft tokens, and returns speech events."""
+
+
 class SpeechEncoder:
     """Decodes, resamples, gates and encodes the audio of one stream.
 
@@ -101,36 +109,45 @@ class SpeechEncoder:
         Raises:
             AudioError: float samples that are not audio.
         """
-        return self._listen(self._resampler.push(self._pcm.push(data)))
+        return run_alone(self.steps(data), self._model.ears.encode)
+
+    def steps(self, data: bytes) -> Encoded:
+        """The same, with the work for the encoder left to the caller."""
+        samples = self._resampler.push(self._pcm.push(data))
+        return (yield from self._listen(samples))
 
     def flush(self) -> list[SpeechEvent]:
         """End the utterance that is open, if any; the stream may go on."""
-        events = self._listen(self._resampler.flush())
-        events += self._encode(self._gate.flush())
+        return run_alone(self.flush_steps(), self._model.ears.encode)
+
+    def flush_steps(self) -> Encoded:
+        """The same, with the work for the encoder left to the caller."""
+        events = yield from self._listen(self._resampler.flush())
+        events += yield from self._encode(self._gate.flush())
         return events + self._tell_silence(0)
 
-    def _listen(self, samples: NDArray[np.float32]) -> list[SpeechEvent]:
+    def _listen(self, samples: NDArray[np.float32]) -> Encoded:
         self._heard += len(samples)
-        events = self._encode(self._gate.push(samples))
+        events = yield from self._encode(self._gate.push(samples))
         return events + self._tell_silence(round(SILENCE_INTERVAL * SAMPLE_RATE))
 
-    def _encode(self, items: list[gate.GateItem]) -> list[SpeechEvent]:
-        return [event for item in items for event in self._encode_item(item)]
+    def _encode(self, items: list[gate.GateItem]) -> Encoded:
+        events: list[SpeechEvent] = []
+        for item in items:
+            match item:
+                case gate.SpeechStart(sample=sample):
+                    events.append(SpeechStarted(audio_time=self.audio_time, time=sample / SAMPLE_RATE))
+                case gate.SpeechAudio(start=start, samples=samples):
+                    events += yield from self._heard_speech(samples, start + len(samples))
+                case gate.SpeechEnd(sample=sample):
+                    events += yield from self._heard_speech(np.zeros(TAIL, np.float32), sample)
+                    self._audio = self._model.audio_stream()
+                    self._told = sample
+                    events.append(SpeechEnded(audio_time=self.audio_time, time=sample / SAMPLE_RATE))
+        return events
 
-    def _encode_item(self, item: gate.GateItem) -> list[SpeechEvent]:
-        match item:
-            case gate.SpeechStart(sample=sample):
-                return [SpeechStarted(audio_time=self.audio_time, time=sample / SAMPLE_RATE)]
-            case gate.SpeechAudio(start=start, samples=samples):
-                return self._heard_speech(samples, start + len(samples))
-            case gate.SpeechEnd(sample=sample):
-                last = self._heard_speech(np.zeros(TAIL, np.float32), sample)
-                self._audio = self._model.audio_stream()
-                self._told = sample
-                return [*last, SpeechEnded(audio_time=self.audio_time, time=sample / SAMPLE_RATE)]
-
-    def _heard_speech(self, samples: NDArray[np.float32], end: int) -> list[SpeechEvent]:
-        tokens = self._audio.push(samples)
+    def _heard_speech(self, samples: NDArray[np.float32], end: int) -> Encoded:
+        tokens = yield from self._audio.steps(samples)
         if not len(tokens):
             return []
         return [SpeechHeard(audio_time=self.audio_time, time=end / SAMPLE_RATE, tokens=tokens.cpu().numpy())]

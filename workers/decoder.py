@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.batching import Steps
 from workers.host import StreamHost
 from workers.messages import Push, Request, Update
 from workers.protocols import DecoderStream
@@ -17,10 +18,13 @@ class DecoderWorker(StreamHost[DecoderStream]):
     changes settings.
     """
 
-    def _carry_out(self, state: DecoderStream, request: Request[Any]) -> Sequence[object]:
+    def _steps(self, state: DecoderStream, request: Request[Any]) -> Steps[Any, Any, Sequence[object]]:
         match request:
-            case Push(items=events):
-                return [event for item in events for event in state.push(item)]
+            case Push(items=heard):
+                events: list[object] = []
+                for event in heard:
+                    events += yield from state.steps(event)
+                return events
             case Update(targets=targets, partials=partials):
                 state.update(targets=targets, partials=partials)
                 return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.batching import Steps
 from workers.host import StreamHost
 from workers.messages import Flush, Push, Request
 from workers.protocols import EncoderStream
@@ -17,10 +18,10 @@ class EncoderWorker(StreamHost[EncoderStream]):
     with speech events.
     """
 
-    def _carry_out(self, state: EncoderStream, request: Request[Any]) -> Sequence[object]:
+    def _steps(self, state: EncoderStream, request: Request[Any]) -> Steps[Any, Any, Sequence[object]]:
         match request:
             case Push(items=pieces):
-                return state.push(b"".join(pieces))
+                return (yield from state.steps(b"".join(pieces)))
             case Flush():
-                return state.flush()
+                return (yield from state.flush_steps())
         raise TypeError(f"an encoder does not take {type(request).__name__}")

@@ -7,12 +7,15 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 
+from pipeline.batching import Batch, Steps
 from pipeline.errors import SurtitleError
 from workers.messages import (
     Done,
@@ -26,7 +29,7 @@ from workers.messages import (
     WorkerInfo,
     WorkerStats,
 )
-from workers.protocols import Load, OpenStream
+from workers.protocols import Load, Loaded
 
 State = TypeVar("State")
 Result = TypeVar("Result")
@@ -35,10 +38,14 @@ logger = logging.getLogger(__name__)
 
 
 class StreamHost(ABC, Generic[State]):
-    """Carries out batches of requests of many streams; the base of both kinds of worker.
+    """Carries out requests of many streams; the base of both kinds of worker.
+
+    Calls of :meth:`step` may overlap. What they ask for runs in rounds: in each, the model does the next
+    piece of work of every stream in one batch, and then streams whose request is done leave and others that
+    have come meanwhile join. Requests of one stream are carried out in the order in which they came.
 
     Everything that computes or touches a stream's state runs in one thread of its own, so that the
-    event loop answers :meth:`check_health` while a batch is at work, and streams need no locks.
+    event loop answers :meth:`check_health` while a round is at work, and streams need no locks.
 
     Args:
         load: loads the model and returns what opens streams on it; called once, by :meth:`start`.
@@ -51,20 +58,36 @@ class StreamHost(ABC, Generic[State]):
         self._capacity = capacity
         self._threads = threads
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=type(self).__name__)
-        # What opens streams on the loaded model; set by start().
-        self._open_stream: OpenStream[State] | None = None
-        # State of each stream by its id; touched only in the executor's thread.
+        # Requests that came since the last round began, and the task that runs rounds while there are any.
+        self._arrived: list[_Asked] = []
+        self._rounds: asyncio.Task[None] | None = None
+        # The loaded model, set by start(); from here on touched only in the executor's thread.
+        self._loaded: Loaded[State] | None = None
+        self._batch: Batch[str, Any, Any, Sequence[object]] = Batch(self._carry_out_all)
         self._streams: dict[str, State] = {}
+        # Requests of each stream that are not done, in order; the work of the first is in the batch.
+        self._queues: dict[str, deque[_Asked]] = {}
         self._batches = self._requests = self._failures = 0
-        self._busy_seconds = 0.0
+        # Seconds of all rounds, and how many of them a reply has told.
+        self._busy_seconds = self._told_seconds = 0.0
 
     async def start(self) -> WorkerInfo:
         """Load the model; returns once the worker can serve. Again is harmless."""
         return await self._in_thread(self._start)
 
     async def step(self, batch: Sequence[Request[Any]]) -> Reply:
-        """Carry out a batch in its order; a request that fails leaves the others alone."""
-        return await self._in_thread(self._step, batch)
+        """Carry out requests; one that fails leaves the others alone. Returns when all are done."""
+        loop = asyncio.get_running_loop()
+        asked = [_Asked(request, loop.create_future()) for request in batch]
+        self._arrived += asked
+        if self._rounds is None:
+            self._rounds = loop.create_task(self._run_rounds())
+        outcomes = [await one.answer for one in asked]
+        self._batches += 1
+        self._requests += len(batch)
+        seconds = self._busy_seconds - self._told_seconds
+        self._told_seconds = self._busy_seconds
+        return Reply(outcomes, self._credits, seconds)
 
     async def stats(self) -> WorkerStats:
         """Totals since the start."""
@@ -76,33 +99,73 @@ class StreamHost(ABC, Generic[State]):
         """Return at once: the event loop runs."""
 
     @abstractmethod
-    def _carry_out(self, state: State, request: Request[Any]) -> Sequence[object]:
+    def _steps(self, state: State, request: Request[Any]) -> Steps[Any, Any, Sequence[object]]:
         """Answer a request other than ``Open`` and ``Release`` with the items that came of it."""
 
     async def _in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
+    async def _run_rounds(self) -> None:
+        unanswered: list[_Asked] = []
+        try:
+            while self._arrived or unanswered:
+                arrived, self._arrived = self._arrived, []
+                unanswered += arrived
+                for asked, outcome in await self._in_thread(self._round, arrived):
+                    if not asked.answer.done():  # who asked may have gone
+                        asked.answer.set_result(outcome)
+                unanswered = [asked for asked in unanswered if not asked.answer.done()]
+        finally:
+            self._rounds = None
+            for asked in unanswered:
+                asked.answer.cancel()
+
     def _start(self) -> WorkerInfo:
-        if self._open_stream is None:
+        if self._loaded is None:
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
-            self._open_stream = self._load()
+            self._loaded = self._load()
         return WorkerInfo(pid=os.getpid(), credits=self._credits)
 
     @property
     def _credits(self) -> int:
         return self._capacity - len(self._streams)
 
-    def _step(self, batch: Sequence[Request[Any]]) -> Reply:
-        started = time.perf_counter()
-        outcomes = [self._outcome(request) for request in batch]
-        seconds = time.perf_counter() - started
-        self._batches += 1
-        self._requests += len(batch)
-        self._busy_seconds += seconds
-        return Reply(outcomes, self._credits, seconds)
+    def _carry_out_all(self, works: Sequence[Any]) -> Sequence[Any]:
+        assert self._loaded is not None
+        return self._loaded.carry_out(works)
 
-    def _outcome(self, request: Request[Any]) -> Outcome:
+    def _round(self, arrived: Sequence[_Asked]) -> list[tuple[_Asked, Outcome]]:
+        """Take requests in and do one pass for all streams; returns what is done."""
+        started = time.perf_counter()
+        done: list[tuple[_Asked, Outcome]] = []
+        for asked in arrived:
+            queue = self._queues.setdefault(asked.request.stream, deque())
+            queue.append(asked)
+            if len(queue) == 1:
+                self._begin(asked.request.stream, done)
+        for stream, result in self._batch.step():
+            asked = self._queues[stream].popleft()
+            if isinstance(result, Exception):
+                done.append((asked, self._failed(asked.request, result)))
+            else:
+                done.append((asked, Done(tuple(result))))
+            self._begin(stream, done)
+        self._busy_seconds += time.perf_counter() - started
+        return done
+
+    def _begin(self, stream: str, done: list[tuple[_Asked, Outcome]]) -> None:
+        """Begin a stream's next requests, up to one that needs the model."""
+        queue = self._queues[stream]
+        while queue:
+            outcome = self._outcome(queue[0].request)
+            if outcome is None:
+                return
+            done.append((queue.popleft(), outcome))
+        del self._queues[stream]
+
+    def _outcome(self, request: Request[Any]) -> Outcome | None:
+        """What came of a request, or None if its work is in the batch now."""
         try:
             if isinstance(request, Open):
                 return self._open(request)
@@ -112,25 +175,35 @@ class StreamHost(ABC, Generic[State]):
             state = self._streams.get(request.stream)
             if state is None:
                 return Failed("worker_lost", "the stream's state was lost with the worker that held it")
-            return Done(tuple(self._carry_out(state, request)))
-        except SurtitleError as error:
-            self._failures += 1
-            lost = not isinstance(request, Update)  # a refused update leaves everything as it was
-            if lost:
-                self._streams.pop(request.stream, None)
-            return Failed(error.code, str(error), lost)
+            self._batch.add(request.stream, self._steps(state, request))
         except Exception as error:
-            # Whatever a stream's input provokes must end that stream and no other. The client is told
-            # the kind of error alone: the text of an exception can hold what was said.
-            self._failures += 1
+            return self._failed(request, error)
+        return None
+
+    def _failed(self, request: Request[Any], error: Exception) -> Failed:
+        """Whatever a stream's input provokes must end that stream and no other."""
+        self._failures += 1
+        lost = not (isinstance(error, SurtitleError) and isinstance(request, Update))
+        if lost:  # a refused update leaves everything as it was
             self._streams.pop(request.stream, None)
-            logger.exception("stream %s failed in %s", request.stream, type(self).__name__)
-            return Failed("internal", f"the stream failed with an internal error ({type(error).__name__})")
+        if isinstance(error, SurtitleError):
+            return Failed(error.code, str(error), lost)
+        # The client is told the kind of error alone: the text of an exception can hold what was said.
+        logger.error("stream %s failed in %s", request.stream, type(self).__name__, exc_info=error)
+        return Failed("internal", f"the stream failed with an internal error ({type(error).__name__})")
 
     def _open(self, request: Open) -> Outcome:
-        if self._open_stream is None:
+        if self._loaded is None:
             return Failed("worker_lost", "the worker is not ready")
         if self._credits <= 0:
             return Failed("at_capacity", f"all {self._capacity} places for streams are taken")
-        self._streams[request.stream] = self._open_stream(request.config)
+        self._streams[request.stream] = self._loaded.open_stream(request.config)
         return Done()
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A request and where its outcome is awaited."""
+
+    request: Request[Any]
+    answer: asyncio.Future[Outcome]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from pipeline.batching import CarryOut, Steps
 from pipeline.config import StreamConfig
 from pipeline.errors import SurtitleError
 from workers.messages import Reply, Request, WorkerInfo, WorkerStats
@@ -58,17 +60,17 @@ class Worker(Protocol):
 class EncoderStream(Protocol):
     """The front half of one stream: :class:`pipeline.speech.SpeechEncoder`."""
 
-    def push(self, data: bytes) -> Sequence[object]:
+    def steps(self, data: bytes) -> Steps[Any, Any, Sequence[object]]:
         """Take audio bytes; returns the speech events that became certain."""
 
-    def flush(self) -> Sequence[object]:
+    def flush_steps(self) -> Steps[Any, Any, Sequence[object]]:
         """End the running utterance; returns the speech events of it that were still missing."""
 
 
 class DecoderStream(Protocol):
     """The back half of one stream: :class:`pipeline.translation.SpeechTranslator`."""
 
-    def push(self, event: Any) -> Sequence[object]:
+    def steps(self, event: Any) -> Steps[Any, Any, Sequence[object]]:
         """Take a speech event; returns the events for the client that came of it."""
 
     def update(self, *, targets: tuple[str, ...] | None, partials: bool | None) -> None:
@@ -79,8 +81,18 @@ class DecoderStream(Protocol):
         """
 
 
-OpenStream: TypeAlias = Callable[[StreamConfig], State]
-"""Makes the state of a new stream."""
+@dataclass(frozen=True)
+class Loaded(Generic[State]):
+    """A model that is ready.
 
-Load: TypeAlias = Callable[[], Callable[[StreamConfig], State]]
-"""Loads the model, in the worker's process, and returns what opens streams on it."""
+    Args:
+        open_stream: makes the state of a new stream.
+        carry_out: does the work that steps of streams yield, for all of them in one batch.
+    """
+
+    open_stream: Callable[[StreamConfig], State]
+    carry_out: CarryOut[Any, Any]
+
+
+Load: TypeAlias = Callable[[], Loaded[State]]
+"""Loads the model, in the worker's process."""

@@ -1,7 +1,8 @@
 """Everything for one worker in one call per tick.
 
 A call to another process costs the same for one stream's chunk as for forty (0.9 ms of CPU with Ray),
-so requests that arrive while a call is out travel together in the next. One call is out at a time:
+so requests that arrive within a tick travel together. A few calls may be out at a time, for a worker batches
+what they bring and answers each when its own requests are done; but never two with requests of one stream:
 that keeps every stream's order without numbering its requests.
 """
 
@@ -19,6 +20,9 @@ from workers.protocols import Worker, WorkerLostError
 
 CALL_BYTES = 96 * 1024
 """Most payload of one call: beyond about 100 KB, Ray goes through its object store, at twice the latency."""
+
+CALLS = 4
+"""Most calls that are out at a time."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +60,11 @@ class Pump:
         self._patience = patience
         self._observe = observe
         self._waiting: deque[tuple[Request[Any], asyncio.Future[Outcome]]] = deque()
-        self._arrived = asyncio.Event()
+        # Requests in each call that is out.
+        self._out: dict[asyncio.Task[None], list[tuple[Request[Any], asyncio.Future[Outcome]]]] = {}
+        self._loss: WorkerLostError | TimeoutError | None = None
+        # Set when a request came, a call came back, or the worker was lost.
+        self._wake = asyncio.Event()
 
     async def start(self) -> None:
         """Start the worker.
@@ -82,41 +90,73 @@ class Pump:
     async def run(self) -> None:
         """Carry requests until cancelled; start the worker again whenever it is lost."""
         loop = asyncio.get_running_loop()
-        while True:
-            await self._arrived.wait()
-            batch = self._take()
-            if not batch:
-                continue
-            called = loop.time()
-            try:
-                async with asyncio.timeout(self._timeout):
-                    reply = await self.worker.step([request for request, _ in batch])
-            except (WorkerLostError, TimeoutError) as error:
-                logger.error("%s is lost: %s", self.name, error)
-                self._fail(batch)
-                await self._restart()
-                continue
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._loss is not None:
+                    logger.error("%s is lost: %s", self.name, self._loss)
+                    await self._recover()
+                if len(self._out) == CALLS:
+                    continue
+                batch = self._take()
+                if batch:
+                    called = loop.time()
+                    self._out[loop.create_task(self._call(batch))] = batch
+                    await asyncio.sleep(called + self._tick - loop.time())
+        finally:
+            for call in self._out:
+                call.cancel()
+
+    async def _call(self, batch: list[tuple[Request[Any], asyncio.Future[Outcome]]]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                reply = await self.worker.step([request for request, _ in batch])
+        except (WorkerLostError, TimeoutError) as error:
+            self._loss = error
+        else:
             self._settle(batch, reply)
-            await asyncio.sleep(called + self._tick - loop.time())
+            call = asyncio.current_task()
+            assert call is not None
+            del self._out[call]
+        self._wake.set()
+
+    async def _recover(self) -> None:
+        """Fail whatever is under way and start the worker again."""
+        calls = list(self._out)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        self._fail()
+        self._loss = None
+        await self._restart()
 
     def _append(self, request: Request[Any]) -> asyncio.Future[Outcome]:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
-        self._arrived.set()
+        self._wake.set()
         return future
 
     def _take(self) -> list[tuple[Request[Any], asyncio.Future[Outcome]]]:
         batch: list[tuple[Request[Any], asyncio.Future[Outcome]]] = []
-        room = CALL_BYTES
-        while self._waiting:
-            request, future = self._waiting[0]
-            room -= payload_bytes(request)
-            if batch and room < 0:
-                return batch
-            self._waiting.popleft()
-            if not future.done():  # whoever asked may have gone
-                batch.append((request, future))
-        self._arrived.clear()
+        left: deque[tuple[Request[Any], asyncio.Future[Outcome]]] = deque()
+        # Streams whose requests have to wait for one that is out, or for one of their own that has to.
+        held = {request.stream for out in self._out.values() for request, _ in out}
+        room, full = CALL_BYTES, False
+        for request, future in self._waiting:
+            if future.done():  # whoever asked has gone
+                continue
+            size = payload_bytes(request)
+            full = full or (bool(batch) and size > room)
+            if full or request.stream in held:
+                held.add(request.stream)
+                left.append((request, future))
+                continue
+            room -= size
+            batch.append((request, future))
+        self._waiting = left
+        if full:
+            self._wake.set()
         return batch
 
     def _settle(self, batch: Sequence[tuple[Request[Any], asyncio.Future[Outcome]]], reply: Reply) -> None:
@@ -127,14 +167,15 @@ class Pump:
             if not future.done():
                 future.set_result(outcome)
 
-    def _fail(self, batch: Sequence[tuple[Request[Any], asyncio.Future[Outcome]]]) -> None:
+    def _fail(self) -> None:
         self.alive = False
         self.credits = 0
-        for _, future in [*batch, *self._waiting]:
+        under_way = [asked for out in self._out.values() for asked in out]
+        for _, future in [*under_way, *self._waiting]:
             if not future.done():
                 future.set_exception(WorkerLostError(f"{self.name} was lost"))
+        self._out.clear()
         self._waiting.clear()
-        self._arrived.clear()
 
     async def _restart(self) -> None:
         while True:
@@ -142,7 +183,7 @@ class Pump:
                 await self.start()
             except SurtitleError as error:
                 logger.error("%s does not start: %s", self.name, error)
-                self._fail(())
+                self._fail()
                 await asyncio.sleep(self._patience)
             else:
                 return

@@ -172,6 +172,12 @@ class AudioEncoder(nn.Module):
         return self.frame_stride * self.config.conf_reduction_factor
 
     @property
+    def first_frames(self) -> int:
+        """Mel frames that the first soft encoding needs (7 as published)."""
+        (first, _), (second, _) = self.config.sscp_conv_kernel_size
+        return (second - 1) * self.config.sscp_conv_stride_size[0][0] + first
+
+    @property
     def blocks(self) -> Iterable[ConformerBlock]:
         """The conformer blocks in order (a ``ModuleList`` does not say what it holds)."""
         return cast("Iterable[ConformerBlock]", self.conformer)

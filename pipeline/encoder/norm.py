@@ -28,18 +28,18 @@ class NormState:
     Attributes:
         mean: sum of the frames' means, float64 [B].
         variance: sum of the frames' mean squared distances from the running mean, float64 [B].
-        frames: how many frames these sums cover.
+        frames: how many frames these sums cover, int64 [B].
     """
 
     mean: Tensor
     variance: Tensor
-    frames: int = 0
+    frames: Tensor
 
     @classmethod
     def initial(cls, device: torch.device) -> NormState:
         """State of one stream (B = 1) before its first frame."""
         zeros = torch.zeros(1, dtype=torch.float64, device=device)
-        return cls(zeros, zeros.clone())
+        return cls(zeros, zeros.clone(), torch.zeros(1, dtype=torch.int64, device=device))
 
 
 class CumulativeGroupNorm(nn.Module):
@@ -68,8 +68,9 @@ class CumulativeGroupNorm(nn.Module):
         frame_variance, frame_mean = (
             moment.double() for moment in torch.var_mean(wide, dim=(1, 3), correction=0)
         )
-        seen = state.frames if state else 0
-        count = torch.arange(seen + 1, seen + 1 + x.shape[2], dtype=torch.float64, device=x.device)
+        count = torch.arange(1, 1 + x.shape[2], dtype=torch.float64, device=x.device)
+        if state:
+            count = count + state.frames[:, None]
         mean_sum = frame_mean.cumsum(1)
         if state:
             mean_sum = mean_sum + state.mean[:, None]
@@ -81,7 +82,7 @@ class CumulativeGroupNorm(nn.Module):
         if state:
             state.mean = mean_sum[:, -1].clone()
             state.variance = variance_sum[:, -1].clone()
-            state.frames += x.shape[2]
+            state.frames = state.frames + x.shape[2]
         scale = torch.rsqrt(variance + self.eps).float()[:, None, :, None]
         scale = scale * self.weight.float()[:, None, None]
         return ((wide - mean.float()[:, None, :, None]) * scale).to(x.dtype)

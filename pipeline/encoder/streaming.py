@@ -11,8 +11,8 @@ needs the mel frames up to ``16 k + 6``, which is the first ``2560 k + 1472`` sa
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -88,7 +88,42 @@ class StreamingEncoder:
         Raises:
             ValueError: ``mel`` has another shape.
         """
-        return self._step(state, mel, last=False)
+        return self._step(state, mel[None], last=False)[0]
+
+    def push_many(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> list[Tensor]:
+        """Continue many streams, in one batch those that are alike.
+
+        Alike are streams that get the same number of frames and are at the same phase of the encoder's
+        strides. That are all in which each piece ends where an encoding becomes certain.
+
+        Args:
+            states: the streams' states, which this call advances.
+            mels: the next log-mel frames of each, [T, F].
+
+        Returns:
+            For each the soft encodings that became certain, [n, hidden].
+
+        Raises:
+            ValueError: a ``mel`` has another shape.
+        """
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for at, (state, mel) in enumerate(zip(states, mels, strict=True)):
+            groups.setdefault((mel.shape, *self._phase(state)), []).append(at)
+        encodings: list[Tensor] = [mels[0]] * len(mels)
+        for members in groups.values():
+            together = _stack([states[at] for at in members])
+            encoded = self._step(together, torch.stack([mels[at] for at in members]), last=False)
+            _unstack(together, [states[at] for at in members])
+            for row, at in enumerate(members):
+                encodings[at] = encoded[row]
+        return encodings
+
+    def _phase(self, state: EncoderState) -> tuple[object, ...]:
+        """What of a stream decides the shapes of its next step, and which keys exist."""
+        config = self.encoder.config
+        past = min(state.frames, config.conf_attention_context_left)
+        tails = tuple(conv.tail.shape[2] for conv in state.stem)
+        return (*tails, past, state.frames % config.conf_reduction_factor)
 
     def flush(self, state: EncoderState) -> Tensor:
         """End a stream as the whole-sequence form ends a clip, and reset its state.
@@ -99,17 +134,17 @@ class StreamingEncoder:
         Returns:
             The remaining soft encodings, [n, hidden] with n <= 1 as published.
         """
-        tail = self._step(state, torch.zeros(0, self.encoder.config.input_feat_size), last=True)
+        tail = self._step(state, torch.zeros(1, 0, self.encoder.config.input_feat_size), last=True)
         self.reset(state)
-        return tail
+        return tail[0]
 
     @torch.no_grad()
     def _step(self, state: EncoderState, mel: Tensor, *, last: bool) -> Tensor:
         bins = self.encoder.config.input_feat_size
-        if mel.ndim != 2 or mel.shape[1] != bins:
-            raise ValueError(f"mel must have the shape [frames, {bins}], got {list(mel.shape)}")
+        if mel.ndim != 3 or mel.shape[2] != bins:
+            raise ValueError(f"mel must have the shape [frames, {bins}], got {list(mel.shape[1:])}")
         stem = self.encoder.subsample_conv_projection
-        x = stem.step(mel[None].to(stem.input_proj_linear.weight.device), state.stem, last=last)
+        x = stem.step(mel.to(stem.input_proj_linear.weight.device), state.stem, last=last)
         seen, frames = state.frames, x.shape[1]
         if frames:
             mask = self.encoder.window_mask(frames, seen)
@@ -118,7 +153,49 @@ class StreamingEncoder:
             ):
                 x = block(x, mask, memory, positions)
             state.frames += frames
-        return self.encoder.reduce(x, seen)[0]
+        return self.encoder.reduce(x, seen)
+
+
+def _stack(states: Sequence[Any]) -> Any:
+    """One state of a batch from those of streams that are alike."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(states))
+    if is_dataclass(first) and not isinstance(first, type):
+        names = [field.name for field in fields(first)]
+        return replace(first, **{name: _stack([getattr(state, name) for state in states]) for name in names})
+    if isinstance(first, (tuple, list)):
+        return type(first)(_stack(items) for items in zip(*states, strict=True))
+    return first
+
+
+def _unstack(together: EncoderState, states: Sequence[EncoderState]) -> None:
+    """Give each stream of a batch its own state, without the storage of the others."""
+    new = [torch.split(tensor, 1) for tensor in _tensors(together)]
+    old = [list(_tensors(state)) for state in states]
+    if all(tensor.shape == rows[0].shape for tensor, rows in zip(old[0], new, strict=True)):
+        # In place and all at once: on a GPU a copy of each would cost more than the encoder.
+        torch._foreach_copy_(
+            [tensor for tensors in old for tensor in tensors],
+            [rows[at] for at in range(len(states)) for rows in new],
+        )
+    else:
+        for at, state in enumerate(states):
+            own = iter([rows[at].clone() for rows in new])
+            state.stem, state.blocks = _refilled(state.stem, own), _refilled(state.blocks, own)
+    for state in states:
+        state.frames = together.frames
+
+
+def _refilled(state: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same structure with other tensors."""
+    if isinstance(state, Tensor):
+        return next(tensors)
+    if is_dataclass(state) and not isinstance(state, type):
+        return replace(state, **{f.name: _refilled(getattr(state, f.name), tensors) for f in fields(state)})
+    if isinstance(state, (tuple, list)):
+        return type(state)(_refilled(item, tensors) for item in state)
+    return state
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

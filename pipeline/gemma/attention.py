@@ -15,50 +15,89 @@ from pipeline.gemma.layers import RMSNorm
 class View(NamedTuple):
     """What the queries of one pass through the layers of one kind, sliding or full, need to know.
 
+    A pass runs over whole sequences [B, T], or over the next positions of many, one behind the other [1, N].
+    In the latter each sequence attends to its own keys, so its queries are set apart for that.
+
     Attributes:
-        cos: cosines of RoPE (Su et al. 2021, arXiv:2104.09864) for the queries, float32 [T, head_dim].
+        cos: cosines of RoPE (Su et al. 2021, arXiv:2104.09864) for the queries, float32 [T or N, head_dim].
         sin: sines.
-        visible: how many of the last keys any query may see.
-        mask: bool [T, visible], true where attention is allowed; None if that is plain causal, or everything
-            for a single query.
+        mask: float, -inf where attention is not allowed, [T, S] or [sequences, 1, T, S]; None if that is
+            plain causal.
+        apart: which of N queries is where when they are set apart, int64 [sequences, T], some of them twice
+            where a sequence has fewer than others; None if each has the same number, or for whole sequences.
+        together: where among these each of the N is, int64 [N]; None if ``apart`` is.
     """
 
     cos: Tensor
     sin: Tensor
-    visible: int
     mask: Tensor | None
+    apart: Tensor | None = None
+    together: Tensor | None = None
 
     @classmethod
-    def of_last(
+    def of_whole(
+        cls, length: int, *, head_dim: int, theta: float, window: int | None, like: Tensor, last: int
+    ) -> View:
+        """View of the ``last`` positions of whole sequences.
+
+        Args:
+            length: of the sequences.
+            head_dim: width of a head.
+            theta: base of RoPE.
+            window: how many keys a query sees, its own included; None for all.
+            like: gives device and dtype.
+            last: how many positions are queries.
+        """
+        keys = torch.arange(length, device=like.device)
+        queries = keys[length - last :]
+        mask = None
+        if last < length or (window is not None and window < length):
+            mask = _mask(queries[:, None] - keys, window, like.dtype)
+        return cls(*_rotation(queries, head_dim, theta), mask)
+
+    @classmethod
+    def of_next(
         cls,
-        queries: int,
-        keys: int,
+        positions: Tensor,
+        first: Tensor,
+        visible: int,
         *,
         head_dim: int,
         theta: float,
         window: int | None,
-        device: torch.device,
+        dtype: torch.dtype,
+        apart: Tensor | None,
+        together: Tensor | None,
     ) -> View:
-        """View of the last ``queries`` of ``keys`` positions.
+        """View of the next positions of many sequences.
 
         Args:
-            queries: T >= 1.
-            keys: length of the sequence so far, the queries included.
+            positions: of the queries, each in its sequence, int64 [N].
+            first: position of the first key that is read of each sequence, int64 [sequences].
+            visible: how many keys are read of each.
             head_dim: width of a head.
             theta: base of RoPE.
             window: how many keys a query sees, its own included; None for all.
-            device: where the tensors lie.
+            dtype: of queries and keys.
+            apart: as above.
+            together: as above.
         """
-        frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=device).float() / head_dim)
-        positions = torch.arange(keys - queries, keys, device=device)
-        angle = positions.float()[:, None] * frequencies
-        angle = torch.cat([angle, angle], dim=-1)
-        visible = keys if window is None else min(keys, window + queries - 1)
-        mask = None
-        if queries > 1 and (queries < keys or (window is not None and keys > window)):
-            distance = positions[:, None] - torch.arange(keys - visible, keys, device=device)
-            mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        return cls(angle.cos(), angle.sin(), visible, mask)
+        keys = first[:, None] + torch.arange(visible, device=first.device)
+        queries = positions.view(len(first), -1) if apart is None else positions[apart]
+        mask = _mask(queries[:, :, None] - keys[:, None], window, dtype)
+        return cls(*_rotation(positions, head_dim, theta), mask[:, None], apart, together)
+
+
+def _rotation(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
+    angle = positions.float()[:, None] / theta**exponents
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def _mask(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    return torch.zeros_like(distance, dtype=dtype).masked_fill(~seen, -torch.inf)
 
 
 def rotate(x: Tensor, view: View) -> Tensor:
@@ -93,25 +132,41 @@ class Attention(nn.Module):
         """Attend to all keys that ``view`` allows.
 
         Args:
-            x: the layer's normed input, [B, T, hidden].
-            view: of its T positions, the last of S.
-            keys: [B, kv_heads, S, head_dim].
+            x: the layer's normed input, [B, T, hidden], or [1, N, hidden] of many sequences.
+            view: of its positions.
+            keys: [B or sequences, kv_heads, S, head_dim].
             values: the same.
 
         Returns:
-            [B, T, hidden].
+            The shape of ``x``.
         """
         query = rotate(self.q_norm(self._split(self.q_proj(x))), view)
-        attended = F.scaled_dot_product_attention(
-            query,
-            keys[:, :, -view.visible :],
-            values[:, :, -view.visible :],
-            attn_mask=view.mask,
-            is_causal=view.mask is None and x.shape[1] > 1,
-            scale=1.0,
-            enable_gqa=True,
-        )
-        out: Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
+        sequences, positions = keys.shape[0], query.shape[2]
+        many = sequences != query.shape[0]
+        if view.apart is not None:
+            query = query[0][:, view.apart].transpose(0, 1)
+        elif many:
+            query = torch.unflatten(query[0], 1, (sequences, -1)).transpose(0, 1)
+        # The query heads that share a head of keys are taken for further queries of it.
+        heads, mask = keys.shape[1], view.mask
+        group, each = query.shape[1] // heads, query.shape[2]
+        query = torch.unflatten(query, 1, (heads, group))
+        if mask is None:
+            attended = F.scaled_dot_product_attention(
+                query.flatten(1, 2), keys, values, is_causal=each > 1, scale=1.0, enable_gqa=True
+            )
+        else:
+            mask = mask.unsqueeze(-3).expand(*mask.shape[:-2], group, *mask.shape[-2:]).flatten(-3, -2)
+            attended = F.scaled_dot_product_attention(
+                query.flatten(2, 3), keys, values, attn_mask=mask, scale=1.0
+            )
+            attended = torch.unflatten(attended, 2, (group, each)).flatten(1, 2)
+        attended = attended.transpose(1, 2).flatten(2)  # [sequences, each, heads * head_dim]
+        if view.together is not None:
+            attended = attended.flatten(0, 1)[None, view.together]
+        elif many:
+            attended = attended.reshape(1, positions, -1)
+        out: Tensor = self.o_proj(attended)
         return out
 
     def _split(self, x: Tensor) -> Tensor:

@@ -6,17 +6,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.config import FULL, SLIDING, TextConfig
+from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.attention import Attention, View
-from pipeline.gemma.cache import KVCache
+from pipeline.gemma.cache import BLOCK, KVPool
 from pipeline.gemma.layers import MLP, SQRT_HALF, AltUp, LaurelBlock, RMSNorm, match_magnitude
 from pipeline.gemma.ple import PerLayerEmbedding
+
+Store: TypeAlias = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes a layer's keys and values of new positions; returns those of all positions that these see."""
 
 
 class DecoderLayer(nn.Module):
@@ -48,20 +53,21 @@ class DecoderLayer(nn.Module):
         *,
         shared: tuple[Tensor, Tensor] | None,
         width: int | None,
-        cache: KVCache | None,
+        store: Store | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run the layer over the last T of S positions.
+        """Run the layer over whole sequences, or over the next positions of many.
 
         Args:
             streams: [streams, B, T, hidden].
             per_layer: this layer's additional input, [B, T, ple].
-            view: what the T positions see.
+            view: what these positions see.
             shared: keys and values of the layer that this one shares them with.
             width: of the feed-forward; None for all of it.
-            cache: holds the S - T positions before; None if there are none.
+            store: takes keys and values of the positions and returns those of all that they see; None if
+                these are the same.
 
         Returns:
-            The streams, and keys and values of all S positions.
+            The streams, and the keys and values attended to.
         """
         predictions = self.altup.predict(streams)
         active = predictions[self.active]
@@ -69,8 +75,8 @@ class DecoderLayer(nn.Module):
         laurel = self.laurel(normed)
         if shared is None:
             shared = self.self_attn.keys_values(normed, view)
-            if cache is not None:
-                shared = cache.append(self.index, *shared)
+            if store is not None:
+                shared = store(self.index, *shared)
         attended = self.post_attention_layernorm(self.self_attn(normed, view, *shared))
         attended = (active + attended + laurel) * SQRT_HALF
         fed = self.mlp(self.pre_feedforward_layernorm(attended), width)
@@ -114,7 +120,9 @@ class Decoder(nn.Module):
 
     def per_layer_inputs(self, token_ids: Tensor, embeddings: Tensor) -> Tensor:
         """What each layer receives beside its input, [B, T] and [B, T, hidden] -> [layers, B, T, ple]."""
-        rows: Tensor = self.embed_tokens_per_layer(token_ids, embeddings)
+        return self._per_layer(self.embed_tokens_per_layer(token_ids, embeddings), embeddings)
+
+    def _per_layer(self, rows: Tensor, embeddings: Tensor) -> Tensor:
         projected = self.per_layer_model_projection(embeddings) * self.config.hidden_size**-0.5
         projected = self.per_layer_projection_norm(projected.view(rows.shape))
         inputs: Tensor = (projected + rows.to(projected.dtype)) * SQRT_HALF
@@ -127,51 +135,75 @@ class Decoder(nn.Module):
         *,
         ffn_widths: Sequence[int] | None = None,
         keep: int | None = None,
-        cache: KVCache | None = None,
     ) -> Tensor:
-        """Final hidden states, of whole sequences or of the continuation of one.
+        """Final hidden states of whole sequences.
 
-        Whole sequences may be padded on the right: everything is causal. The layers above the sharing point
-        run over the last ``keep`` positions only; the results are those of the full pass.
+        They may be padded on the right: everything is causal. The layers above the sharing point run over
+        the last ``keep`` positions only; the results are those of the full pass.
 
         Args:
             token_ids: [B, T].
             embeddings: input embeddings with audio merged in, [B, T, hidden].
-            ffn_widths: of a MatFormer sub-model, one per layer.
+            ffn_widths: of a MatFormer sub-model, one per layer, 0 where it has no such layer.
             keep: for how many of the last positions hidden states are wanted; None for all.
-            cache: holds the positions before (B = 1) and takes up the T new ones; None to start at the
-                beginning and keep nothing.
 
         Returns:
             [B, keep, hidden].
         """
-        config = self.config
         count = token_ids.shape[1]
-        length = count + (cache.length if cache is not None else 0)
         keep = count if keep is None else keep
         per_layer = self.per_layer_inputs(token_ids, embeddings)
-        streams = self._expand(embeddings)
-        views = self._views(count, length, embeddings.device)
-        kept: list[tuple[Tensor, Tensor]] = []
-        for index, layer in enumerate(self.layers):
-            if index == config.first_shared_layer and keep < count:
-                if not keep:
-                    break
-                streams, per_layer = streams[:, :, -keep:], per_layer[:, :, -keep:]
-                views = self._views(keep, length, embeddings.device)
-            source = config.kv_source(index)
-            streams, kv = layer(
-                streams,
-                per_layer[index],
-                views[config.layer_types[index]],
-                shared=kept[source] if source < index else None,
-                width=ffn_widths[index] if ffn_widths is not None else None,
-                cache=cache,
-            )
-            kept.append(kv)
-        if cache is not None:
-            cache.advance(count)
-        return self._reduce(streams[:, :, streams.shape[2] - keep :])
+        views = self._views(count, embeddings, count)
+        streams, kept = self._below(embeddings, per_layer, views, ffn_widths, None)
+        if not keep:
+            return embeddings[:, :0]
+        if keep < count:
+            streams, per_layer = streams[:, :, -keep:], per_layer[:, :, -keep:]
+            views = self._views(count, embeddings, keep)
+        return self._above(streams, per_layer, views, ffn_widths, kept)
+
+    def next_hidden(
+        self,
+        rows: Tensor,
+        embeddings: Tensor,
+        pool: KVPool,
+        ahead: Ahead,
+        ffn_widths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Final hidden states of the next positions of many sequences, which are written to their caches.
+
+        All that is done here is done on the device, in shapes that its arguments' shapes decide.
+
+        Args:
+            rows: of the per-layer embedding table, [1, N, layers, ple].
+            embeddings: input embeddings with audio merged in, [1, N, hidden].
+            pool: holds the caches.
+            ahead: where each of the N positions belongs, and which of them are wanted.
+            ffn_widths: of a MatFormer sub-model, one per layer, 0 where it has no such layer.
+
+        Returns:
+            [1, K, hidden] of the K positions that are wanted.
+        """
+
+        def store(layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+            lines = ahead.lines[self.config.layer_types[layer]]
+            pool.write(layer, lines.write, keys[0].transpose(0, 1), values[0].transpose(0, 1))
+            return pool.read(layer, lines.table)
+
+        per_layer = self._per_layer(rows, embeddings)
+        views = self._views_ahead(ahead, embeddings.dtype)
+        streams, kept = self._below(embeddings, per_layer, views, ffn_widths, store)
+        wanted = ahead.wanted
+        if wanted is None:
+            return embeddings[:, :0]
+        if wanted is not ahead:
+            streams, per_layer = streams[:, :, wanted.of], per_layer[:, :, wanted.of]
+            views = self._views_ahead(wanted, embeddings.dtype)
+            first, count = self.config.first_shared_layer, self.config.num_hidden_layers
+            shared = {self.config.kv_source(layer) for layer in range(first, count)}
+            for source in shared & kept.keys():
+                kept[source] = pool.read(source, wanted.lines[self.config.layer_types[source]].table)
+        return self._above(streams, per_layer, views, ffn_widths, kept)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Soft-capped logits of final hidden states, [..., hidden] -> [..., vocab]."""
@@ -179,18 +211,80 @@ class Decoder(nn.Module):
         cap = self.config.final_logit_softcapping
         return raw if cap is None else torch.tanh(raw / cap) * cap
 
-    def _views(self, queries: int, keys: int, device: torch.device) -> dict[str, View]:
+    def _below(
+        self,
+        embeddings: Tensor,
+        per_layer: Tensor,
+        views: dict[str, View],
+        ffn_widths: Sequence[int] | None,
+        store: Store | None,
+    ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+        """Run the layers that own keys and values; returns the streams, and these of each layer."""
+        streams = self._expand(embeddings)
+        kept: dict[int, tuple[Tensor, Tensor]] = {}
+        for index in range(self.config.first_shared_layer):
+            width = ffn_widths[index] if ffn_widths is not None else None
+            if width == 0:
+                continue
+            streams, kv = self.layers[index](
+                streams,
+                per_layer[index],
+                views[self.config.layer_types[index]],
+                shared=None,
+                width=width,
+                store=store,
+            )
+            kept[index] = kv
+        return streams, kept
+
+    def _above(
+        self,
+        streams: Tensor,
+        per_layer: Tensor,
+        views: dict[str, View],
+        ffn_widths: Sequence[int] | None,
+        kept: dict[int, tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Run the layers that share keys and values, and reduce the streams to one."""
+        for index in range(self.config.first_shared_layer, len(self.layers)):
+            width = ffn_widths[index] if ffn_widths is not None else None
+            if width == 0:
+                continue
+            streams, _ = self.layers[index](
+                streams,
+                per_layer[index],
+                views[self.config.layer_types[index]],
+                shared=kept[self.config.kv_source(index)],
+                width=width,
+            )
+        return self._reduce(streams)
+
+    def _views(self, length: int, like: Tensor, last: int) -> dict[str, View]:
+        return {
+            kind: View.of_whole(length, **self._geometry(kind), like=like, last=last)
+            for kind in set(self.config.layer_types)
+        }
+
+    def _views_ahead(self, ahead: Ahead, dtype: torch.dtype) -> dict[str, View]:
+        return {
+            kind: View.of_next(
+                ahead.positions,
+                lines.first,
+                lines.table.shape[1] * BLOCK,
+                **self._geometry(kind),
+                dtype=dtype,
+                apart=ahead.apart,
+                together=ahead.together,
+            )
+            for kind, lines in ahead.lines.items()
+        }
+
+    def _geometry(self, kind: str) -> dict[str, Any]:
         config = self.config
         return {
-            kind: View.of_last(
-                queries,
-                keys,
-                head_dim=config.head_dim,
-                theta=config.rope_theta if kind == FULL else config.rope_local_base_freq,
-                window=config.sliding_window if kind == SLIDING else None,
-                device=device,
-            )
-            for kind in set(config.layer_types)
+            "head_dim": config.head_dim,
+            "theta": config.rope_theta if kind == FULL else config.rope_local_base_freq,
+            "window": config.sliding_window if kind == SLIDING else None,
         }
 
     def _expand(self, embeddings: Tensor) -> Tensor:

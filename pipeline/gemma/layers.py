@@ -13,7 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.ffn import sparse_feed_forward
 from pipeline.config import TextConfig
+
+MOST_GATHERED = 32
+"""Most positions for which rows are gathered."""
+
+MOST_PASSED = 4.0
+"""Most units that pass, in layers: a share of 0.05 of them for each of 32 positions makes 1.6.
+
+Within these bounds gathering rows was faster than the dense product at every size measured, with one and two
+threads (``python -m benchmarks.ffn``, docs/matformer.md). It runs on one thread, so more of them are left to
+the dense product.
+"""
 
 
 class RMSNorm(nn.RMSNorm):
@@ -97,6 +109,9 @@ class MLP(nn.Module):
     The threshold assumes the gate's pre-activations normally distributed, ``mean + std * Phi^-1(sparsity)``
     over the width in use (spark transformer, You et al. 2025, arXiv:2506.06644). Any prefix of the width is
     a MatFormer sub-model (Devvrit et al. 2023, arXiv:2310.07707).
+
+    For a few positions on the CPU, what the gate lets through is gathered and the rest is not computed: see
+    :meth:`lay_out`.
     """
 
     def __init__(self, config: TextConfig, layer: int) -> None:
@@ -104,9 +119,21 @@ class MLP(nn.Module):
         hidden, width = config.hidden_size, config.intermediate_size[layer]
         sparsity = config.activation_sparsity_pattern[layer]
         self.threshold = NormalDist().inv_cdf(sparsity) if sparsity > 0 else None
+        self.most_gathered = min(MOST_GATHERED, int(MOST_PASSED / (1 - sparsity))) if sparsity >= 0.5 else 0
+        self.laid_out = False
         self.gate_proj = nn.Linear(hidden, width, bias=False)
         self.up_proj = nn.Linear(hidden, width, bias=False)
         self.down_proj = nn.Linear(width, hidden, bias=False)
+
+    def lay_out(self) -> None:
+        """For inference: where few units pass, have a unit's column of ``down_proj`` lie in one piece.
+
+        The matrix is the same to everyone, and its memory as much as before.
+        """
+        weight = self.down_proj.weight
+        if self.most_gathered and weight.device.type == "cpu" and weight.dtype == torch.float32:
+            self.down_proj.weight = nn.Parameter(weight.t().contiguous().t(), requires_grad=False)
+            self.laid_out = True
 
     def forward(self, x: Tensor, width: int | None = None) -> Tensor:
         """[..., hidden] -> the same, through the first ``width`` units; None means all."""
@@ -121,6 +148,23 @@ class MLP(nn.Module):
                 up_weight[:width],
                 down_weight[:, :width],
             )
+        positions = x.numel() // x.shape[-1]
+        if (
+            self.threshold is not None
+            and self.laid_out
+            and positions <= self.most_gathered
+            and torch.get_num_threads() <= 2
+        ):
+            out = torch.empty(x.shape)
+            sparse_feed_forward(
+                x.reshape(positions, -1).contiguous().numpy(),
+                gate_weight.numpy(),
+                up_weight.numpy(),
+                down_weight.t().numpy(),
+                z=self.threshold,
+                out=out.view(positions, -1).numpy(),
+            )
+            return out
         gate = F.linear(x, gate_weight)
         if self.threshold is not None:
             variance, mean = torch.var_mean(gate.float(), dim=-1, correction=0, keepdim=True)

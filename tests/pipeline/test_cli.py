@@ -13,8 +13,9 @@ import pytest
 from safetensors import safe_open
 
 from pipeline import cli
+from pipeline.config import AudioFormat
 from pipeline.errors import AudioError, SurtitleError
-from workers import client, serve
+from workers import listen, serve
 
 LANGUAGES = ("--from", "es", "--to", "en")
 
@@ -42,6 +43,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> SimpleNamespa
         (["serve", "--port", "http"], "'http'"),
         (["listen", *LANGUAGES], "--microphone"),
         (["listen", "talk.wav", "--microphone", *LANGUAGES], "not allowed with"),
+        (["listen", "talk.wav", "--encoding", "opus", *LANGUAGES], "standard input"),
+        (["listen", "-", "--encoding", "mp3", *LANGUAGES], "'mp3'; accepted are pcm_s16le"),
         (["model"], "COMMAND"),
         (["model", "info"], "DIR"),
     ],
@@ -139,7 +142,7 @@ def test_model_info_counts_every_tensor(capsys, checkpoint: Path):
     result = run(capsys, "model", "info", checkpoint)
 
     assert (result.code, result.err) == (0, "")
-    table, submodels = result.out.split("\n\n")
+    table, submodels, cache = result.out.split("\n\n")
     rows = [line.rsplit(maxsplit=2) for line in table.splitlines()[1:] if not line.startswith("all")]
     assert sum(int(row[1].replace(",", "")) for row in rows) == sum(map(math.prod, stored))
     assert {name for name in ("per-layer embeddings", "audio", "vision") if name in table} == {
@@ -148,6 +151,8 @@ def test_model_info_counts_every_tensor(capsys, checkpoint: Path):
         "vision",
     }
     assert [line.split()[0] for line in submodels.splitlines()[1:]] == ["full", "half"]
+    wide, half = (int(line.split()[-1].replace(",", "")) for line in cache.splitlines()[1:])
+    assert wide == 2 * half > 0
 
 
 def test_serve_passes_on_what_was_given(capsys, monkeypatch):
@@ -165,16 +170,17 @@ def test_serve_passes_on_what_was_given(capsys, monkeypatch):
 
 def test_listen_passes_on_what_was_given(capsys, monkeypatch):
     given = {}
-    monkeypatch.setattr(client, "listen", lambda path, **options: given.update(path=path, **options))
+    monkeypatch.setattr(listen, "listen", lambda path, **options: given.update(path=path, **options))
     result = run(capsys, "listen", "talk.wav", *LANGUAGES, "--to", "fr")
 
     assert result.code == 0
     assert given == {
         "path": Path("talk.wav"),
         "microphone": False,
-        "url": client.DEFAULT_URL,
+        "url": listen.DEFAULT_URL,
         "source": "es",
         "targets": ["en", "fr"],
+        "audio": AudioFormat(),
     }
 
 
@@ -190,7 +196,7 @@ def test_errors_have_their_exit_code_and_one_line(capsys, monkeypatch, error, co
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(client, "listen", fail)
+    monkeypatch.setattr(listen, "listen", fail)
     result = run(capsys, "listen", "talk.wav", *LANGUAGES)
 
     assert (result.code, result.out) == (code, "")
@@ -217,3 +223,47 @@ def test_converted_per_layer_embeddings_can_lie_elsewhere(capsys, checkpoint: Pa
     assert (result.code, result.out) == (2, "")
     assert str(tmp_path / "no" / "folder") in result.err
     assert result.err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def mix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mix") / "mix.json"
+    path.write_text('{"ffn_widths": 8}')
+    return path
+
+
+def test_a_slice_is_a_model(capsys, checkpoint: Path, tmp_path: Path, mix: Path):
+    out = tmp_path / "slice"
+    sliced = run(capsys, "model", "slice", checkpoint, "--out", out, "--config", mix)
+    size = f"{(out / 'model.safetensors').stat().st_size:,}"
+    full = run(capsys, "model", "info", out).out.split("\n\n")[1].splitlines()[1]
+
+    assert (sliced.code, sliced.out, sliced.err) == (0, f"{out}  {size} bytes\n", "")
+    assert full.split()[:2] == ["full", "8"]
+
+
+def test_slices_that_there_are_not(capsys, checkpoint: Path, tmp_path: Path, mix: Path):
+    """One line says why, and what there is."""
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "file").touch()
+    for arguments, named in (
+        (["--preset", "e9b", "--out", tmp_path / "slice"], "'e9b'; known are e2b, "),
+        (["--preset", "e2b", "--out", tmp_path / "slice"], "skip_layers must be"),
+        (
+            ["--config", tmp_path / "nothing.json", "--out", tmp_path / "slice"],
+            "nothing.json: cannot be read",
+        ),
+        (["--config", mix, "--out", taken], f"{taken}: cannot be written: there is something"),
+    ):
+        result = run(capsys, "model", "slice", checkpoint, *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert named in result.err
+        assert result.err.count("\n") == 1
+    assert not (tmp_path / "slice").exists()
+
+
+def test_a_slice_is_wanted_in_one_way(capsys, checkpoint: Path, tmp_path: Path, mix: Path):
+    for arguments in ([], ["--preset", "e2b", "--config", mix]):
+        result = run(capsys, "model", "slice", checkpoint, "--out", tmp_path / "slice", *arguments)
+        assert (result.code, result.out) == (2, "")

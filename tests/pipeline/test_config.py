@@ -116,7 +116,7 @@ def test_folder_without_a_gemma_3n_config_is_refused(tmp_path: Path, content: st
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"encoding": "opus"}, "'opus'; accepted are pcm_s16le, pcm_f32le, mulaw"),
+        ({"encoding": "mp3"}, "'mp3'; accepted are pcm_s16le, pcm_f32le, mulaw, alaw, opus, flac"),
         ({"sample_rate": 7_999}, "sample_rate must be a whole number from 8000 to 192000"),
         ({"sample_rate": 16_000.0}, "sample_rate"),
         ({"channels": True}, "channels"),
@@ -128,7 +128,9 @@ def test_audio_format_outside_what_is_accepted_is_refused(change: dict[str, Any]
         AudioFormat(**change)
 
 
-@pytest.mark.parametrize(("encoding", "size"), [("pcm_s16le", 4), ("pcm_f32le", 8), ("mulaw", 2)])
+@pytest.mark.parametrize(
+    ("encoding", "size"), [("pcm_s16le", 4), ("pcm_f32le", 8), ("mulaw", 2), ("alaw", 2), ("opus", 1)]
+)
 def test_bytes_per_frame_count_all_channels(encoding: str, size: int):
     assert AudioFormat(encoding, channels=2).bytes_per_frame == size
 

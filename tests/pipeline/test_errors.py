@@ -13,6 +13,7 @@ def test_every_error_has_a_code_of_its_own():
         errors.AudioError,
         errors.LanguageError,
         errors.CheckpointError,
+        errors.ContextError,
         errors.ProtocolError,
     ]
     assert len({kind.code for kind in kinds}) == len(kinds)

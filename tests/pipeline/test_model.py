@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.batching import Batch
 from pipeline.errors import AudioError, CheckpointError
+from pipeline.gemma import layers
+from pipeline.gemma.greedy import Segment, greedy
 from pipeline.model import Gemma3n
 from tests import reference
 
@@ -104,7 +107,7 @@ def test_a_draft_changes_nothing_but_the_work(model, rng):
 
 
 def test_decoding_continues_where_the_cache_stands(model, rng):
-    """Text, then audio as it arrives, then text; and again after going back to the end of the audio."""
+    """Text, then audio as it arrives, then text; and again from the end of the audio."""
     audio = model.encode_audio(reference.waveform(rng, 1.5))
     soft = [model.config.audio_token_id] * len(audio)
     before, after = text(model, rng, 6), text(model, rng, 4)
@@ -114,10 +117,8 @@ def test_decoding_continues_where_the_cache_stands(model, rng):
     model.extend(cache, before)
     model.extend(cache, soft[:cut], audio[:cut])
     model.extend(cache, soft[cut:], audio[cut:])
-    end_of_audio = cache.length
     for draft in ((), expected):
-        assert model.greedy(cache, after, 5, (), draft) == expected
-        cache.truncate(end_of_audio)
+        assert model.greedy(cache.fork(), after, 5, (), draft) == expected
 
 
 def test_forks_share_a_past_and_nothing_else(model, rng):
@@ -213,6 +214,108 @@ def test_a_submodel_has_the_leading_units(folder, model, rng):
 
     assert narrow.config.text.intermediate_size == tuple(widths)
     torch.testing.assert_close(narrow.logits(ids[0].tolist()), decoder.logits(hidden)[0], atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def sub_models(model, rng) -> list[tuple[int, ...] | None]:
+    """Sub-models that agree below the sharing point, one that does not, and the whole."""
+    config = model.config.text
+
+    def narrowed(first: int) -> tuple[int, ...]:
+        # A layer above the sharing point may be missing too.
+        least = 0 if first >= config.first_shared_layer else 8
+        widths = config.intermediate_size
+        return tuple(rng.choice([least, 8, most]) if at >= first else most for at, most in enumerate(widths))
+
+    upper = [narrowed(config.first_shared_layer) for _ in range(3)]
+    return [None, *upper, (8, *config.intermediate_size[1:])]
+
+
+def test_sub_models_are_views(model, sub_models, rng, monkeypatch):
+    """Whichever are used: the weights that are multiplied with lie in the whole model's memory."""
+    ranges = [(p.data_ptr(), p.data_ptr() + p.nbytes) for p in model.language_model.parameters()]
+    linear, gather, seen = torch.nn.functional.linear, layers.sparse_feed_forward, []
+
+    def spy(x, weight, bias=None):
+        seen.append(weight.data_ptr())
+        return linear(x, weight, bias)
+
+    def spy_gather(x, *matrices, z, out):
+        seen.extend(matrix.ctypes.data for matrix in matrices)
+        gather(x, *matrices, z=z, out=out)
+
+    prompt = text(model, rng, 5)
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    monkeypatch.setattr(layers, "sparse_feed_forward", spy_gather)
+    for widths in sub_models:
+        model.greedy(model.new_cache(), prompt, 3, (), ffn_widths=widths)
+
+    assert len(seen) > 50
+    assert all(any(begin <= address < end for begin, end in ranges) for address in seen)
+
+
+def test_streams_in_different_sub_models_share_a_batch(model, sub_models, rng):
+    pool = model.new_pool()
+    prompts = [text(model, rng, rng.randint(2, 9)) for _ in sub_models]
+    batch = Batch(model.step)
+    for number, (prompt, widths) in enumerate(zip(prompts, sub_models, strict=True)):
+        batch.add(number, greedy(model.new_cache(pool), prompt, 6, (), ffn_widths=widths))
+    said = {}
+    while len(batch):
+        said |= dict(batch.step())
+
+    for number, (prompt, widths) in enumerate(zip(prompts, sub_models, strict=True)):
+        assert said[number] == model.greedy(model.new_cache(), prompt, 6, (), ffn_widths=widths)
+
+
+def test_a_sequence_goes_on_in_any_sub_model_of_its_group(model, sub_models, rng):
+    """Token by token in another one: each says what it would after computing all of the past itself."""
+    group, ids = sub_models[:-1], text(model, rng, 6)
+    cache = model.new_cache()
+    model.extend(cache, ids[:-1], ffn_widths=rng.choice(group))
+    for _ in range(12):
+        widths = rng.choice(group)
+        ((choice,),) = model.step([Segment(cache, ids[-1:], 1, None, widths)])
+        logits = model.logits(ids, ffn_widths=widths)[-1, : model.config.vision_vocab_offset]
+        assert logits[choice] >= logits.max() - 1e-4
+        ids.append(choice)
+
+
+def test_no_sequence_goes_on_in_a_sub_model_of_another_group(model, sub_models, rng):
+    *group, stranger = sub_models
+    cache, ids = model.new_cache(), text(model, rng, 4)
+    model.extend(cache, ids)
+    for widths in (stranger, *group):
+        twin = cache.fork()
+        if widths == stranger:
+            with pytest.raises(ValueError, match="computes other keys and values"):
+                model.extend(twin, ids, ffn_widths=widths)
+            assert twin.length == len(ids)
+        else:
+            model.extend(twin, ids, ffn_widths=widths)
+    cache.truncate(0)
+    assert model.greedy(cache, ids, 4, (), ffn_widths=stranger) == model.greedy(
+        model.new_cache(), ids, 4, (), ffn_widths=stranger
+    )
+
+
+def test_a_sub_model_that_there_is_not_harms_nobody_else(model, rng):
+    pool, prompt = model.new_pool(), text(model, rng, 4)
+    segments = [
+        Segment(model.new_cache(pool), prompt, 1, None, widths)
+        for widths in (
+            (1, 2, 3, 4, 5, 6, 7, 8),
+            None,
+            tuple(n + 1 for n in model.config.text.intermediate_size),
+        )
+    ]
+    first, second, third = model.step(segments)
+
+    assert isinstance(first, CheckpointError)
+    assert second == model.greedy(model.new_cache(), prompt, 1, ())
+    assert isinstance(third, CheckpointError)
+    with pytest.raises(CheckpointError, match="a width for each"):
+        model.logits(prompt, ffn_widths=(1, 2, 3, 4, 5, 6, 7, 8))
 
 
 def test_a_model_without_tokenizer_serves_audio_and_ids(model):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import random
+import secrets
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
+from pipeline.batching import Batch, run_alone
 from pipeline.config import AudioFormat, StreamConfig
 from pipeline.errors import LanguageError
+from pipeline.model import Gemma3n
 from pipeline.speech import Silence, SpeechEncoder, SpeechEnded, SpeechHeard, SpeechStarted
-from pipeline.translation import SpeechTranslator
+from pipeline.translation import SpeechTranslator, most_bytes
 from pipeline.wire.events import Ack, SpeechEnd, SpeechStart, Transcript, Translation
 
 BRIEF = partial(StreamConfig, audio=AudioFormat("pcm_f32le"), max_new_tokens=6)
@@ -188,12 +193,25 @@ class Scripted:
     def __init__(self, model, *script):
         self._model = model
         self._script = iter(script)
+        self._plan = []
         self.prompt, self.tokenizer, self.config = model.prompt, model.tokenizer, model.config
-        self.new_cache, self.extend = model.new_cache, model.extend
+        self.new_cache, self.new_pool = model.new_cache, model.new_pool
 
-    def greedy(self, cache, token_ids, room, stop_ids, draft):
-        self._model.extend(cache, token_ids)
-        text, given = next(self._script), self.tokenizer.decode(token_ids)
+    def step(self, segments):
+        (segment,) = segments
+        self._model.step(segments)
+        (end,) = self.tokenizer.special("<end_of_turn>")
+        if len(segment.token_ids) > 1:
+            split = len(segment.token_ids) - segment.keep + 1
+            given, draft = segment.token_ids[:split], segment.token_ids[split:]
+            output = [*self._next_output(self.tokenizer.decode(given)), end]
+            accepted = next((n for n, token in enumerate(draft) if token != output[n]), len(draft))
+            choices, self._plan = output[: accepted + 1], output[accepted + 1 :]
+            return [[*choices, *[end] * (len(draft) - accepted)]]
+        return [[self._plan.pop(0)]]
+
+    def _next_output(self, given):
+        text = next(self._script)
         stable = next((n for n in range(len(text), 0, -1) if given.endswith(f" {text[:n]}")), 0)
         return self.tokenizer.encode(text[stable:] if stable else f" {text}" if text else "")
 
@@ -243,3 +261,136 @@ def test_partial_texts_end_where_the_audio_heard_ends(babbler):
     events = hear_script(babbler, *("a b", "c d"), *("a b c", "c d e"), *("a b c d", "c d e f"))
 
     assert [e.end for e in texts(events, Transcript)] == [pytest.approx(0.16), pytest.approx(0.32), 1.0]
+
+
+def test_a_stream_says_in_a_batch_what_it_says_alone(babbler, heard):
+    """Streams of other languages and settings at other positions, which come and go at any step."""
+    seed = secrets.randbits(32)
+    print(f"seed = {seed}")
+    draws = random.Random(seed)
+    configs = [
+        CONFIG,
+        BRIEF(source="en", targets=("es",)),
+        BRIEF(targets=("en", "es")),
+        BRIEF(partials=False),
+        BRIEF(partial_interval=0.32, agreement=1),
+    ]
+    pool = babbler.new_pool()
+    translators = [SpeechTranslator(babbler, config, pool) for config in configs]
+    waiting = [list(recut(heard, draws.randint(1, 6))) for _ in configs]
+    inputs = [list(events) for events in waiting]
+    said = [[] for _ in configs]
+    batch, busy, sizes = Batch(lambda works: sizes.append(len(works)) or babbler.step(works)), set(), []
+    while any(waiting) or len(batch):
+        for at, events in enumerate(waiting):
+            if at not in busy and events and draws.random() < 0.5:
+                batch.add(at, translators[at].steps(events.pop(0)))
+                busy.add(at)
+        for at, events in batch.step():
+            busy.remove(at)
+            said[at] += events
+
+    for config, events, together in zip(configs, inputs, said, strict=True):
+        assert together == translate(babbler, events, config)
+    assert max(sizes) == len(configs)
+
+
+def test_a_stream_can_be_resized(babbler, heard):
+    """At once within a group of sub-models; to one of another group when an utterance has ended."""
+    whole = babbler.config.text.intermediate_size
+    own = babbler.config.text.first_shared_layer
+    upper, lower = (*whole[:own], *(8 for _ in whole[own:])), tuple(8 for _ in whole)
+    translator, used = SpeechTranslator(babbler, CONFIG), []
+
+    def step(segments):
+        used.extend(segment.ffn_widths for segment in segments)
+        return babbler.step(segments)
+
+    def push(event):
+        """Sub-models in which the event's work is done."""
+        used.clear()
+        run_alone(translator.steps(event), step)
+        return set(used)
+
+    tokens = np.ones((8, babbler.config.text.hidden_size), np.float32)
+    begin, end = (kind(audio_time=1.0, time=1.0) for kind in (SpeechStarted, SpeechEnded))
+    speech = SpeechHeard(audio_time=1.0, time=1.0, tokens=tokens)
+    push(begin)
+    assert push(speech) == {None}
+    translator.resize(upper)
+    assert push(speech) == {upper}
+    translator.resize(lower)
+    assert push(speech) == push(end) == {upper}
+    push(begin)
+    assert push(speech) == {lower}
+    translator.resize(None)
+    assert push(end) == {lower}
+    push(begin)
+    assert push(end) == {None}
+
+
+def test_a_stream_of_a_sub_model_says_what_the_sub_model_says(babbler, heard, checkpoint):
+    """Read as a model of its own, or seen inside the whole."""
+    widths = tuple(width // 2 for width in babbler.config.text.intermediate_size)
+    translator = SpeechTranslator(babbler, CONFIG, ffn_widths=widths)
+    said = [event for speech in heard for event in translator.push(speech)]
+
+    assert said == translate(Gemma3n.from_pretrained(checkpoint, ffn_widths=widths), heard)
+    assert said != translate(babbler, heard)
+
+
+def test_poison_in_a_batch_harms_its_own_stream_only(babbler, heard):
+    pool = babbler.new_pool()
+    sound, sick = (SpeechTranslator(babbler, CONFIG, pool) for _ in range(2))
+    said, failed = [], []
+    for number, event in enumerate(heard):
+        batch = Batch(babbler.step)
+        batch.add("sound", sound.steps(event))
+        if not failed:
+            poisoned = event
+            if number == 2:
+                wrong = np.zeros((3, babbler.config.text.hidden_size + 1), np.float32)
+                poisoned = SpeechHeard(audio_time=1.0, time=1.0, tokens=wrong)
+            batch.add("sick", sick.steps(poisoned))
+        while len(batch):
+            for key, result in batch.step():
+                if key == "sick":
+                    failed += [result] if isinstance(result, Exception) else []
+                else:
+                    said += result
+
+    assert len(failed) == 1
+    assert said == translate(babbler, heard)
+
+
+def test_a_stream_never_holds_more_than_is_said(babbler, heard):
+    """Not even while a hypothesis branches; and nothing once it is silent."""
+    pool = babbler.new_pool()
+    config = BRIEF(targets=("en", "es"), max_new_tokens=40)
+    translator = SpeechTranslator(babbler, config, pool)
+    held = []
+
+    def step(segments):
+        answers = babbler.step(segments)
+        held.append(sum(blocks.taken * blocks.buffer[:, 0].nbytes for blocks in pool.kinds.values()))
+        return answers
+
+    for event in heard:
+        run_alone(translator.steps(event), step)
+    most = most_bytes(babbler.prompt, babbler.config.text, config, torch.float32)
+
+    assert most / 20 < max(held) <= most
+    assert {blocks.taken for blocks in pool.kinds.values()} == {0}
+
+
+def test_longest_sequences_have_room(babbler):
+    """An utterance as long as the gate lets any become, with a model that does not stop."""
+    config = StreamConfig(targets=("en", "es"), partial_interval=5.0, max_new_tokens=60)
+    translator = SpeechTranslator(babbler, config)
+    count = round(config.gate.max_utterance / 0.16) + 1
+    random_tokens = np.random.default_rng(1).normal(size=(count, babbler.config.text.hidden_size))
+    translator.push(SpeechStarted(audio_time=1.0, time=0.0))
+    translator.push(SpeechHeard(audio_time=28.0, time=28.0, tokens=random_tokens.astype(np.float32)))
+    events = translator.push(SpeechEnded(audio_time=28.0, time=28.0))
+
+    assert len(texts(events, Translation)) == 2

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from pipeline.errors import LanguageError
 from pipeline.wire import events
+from workers.protocols import Loaded
 
 END = ("end",)
+
+WORK = "work"
+"""What they ask of the model."""
 
 
 def letters(word):
@@ -21,17 +25,19 @@ class SpellingEncoder:
     def __init__(self, config):
         self.open = False
 
-    def push(self, data):
+    def steps(self, data):
         heard = []
         for letter in data.decode("ascii"):
             if letter == "?":
                 raise RuntimeError("the encoder was poisoned")
             heard.append(END if letter == "." else ("letter", letter))
             self.open = letter != "."
+        yield WORK
         return heard
 
-    def flush(self):
+    def flush_steps(self):
         open_, self.open = self.open, False
+        yield WORK
         return [END] if open_ else []
 
 
@@ -43,7 +49,8 @@ class SpellingDecoder:
         self.position = 0
         self.utterance = 0
 
-    def push(self, event):
+    def steps(self, event):
+        yield WORK
         if event == END:
             return self._finals()
         letter = event[1]
@@ -87,9 +94,14 @@ def _check(targets):
             raise LanguageError(f"the model does not know {target!r}; it knows en, fr, de")
 
 
+def loaded(open_stream):
+    """As if a model had been loaded; its work is nothing."""
+    return Loaded(open_stream, lambda works: [None] * len(works))
+
+
 def load_encoder():
-    return SpellingEncoder
+    return loaded(SpellingEncoder)
 
 
 def load_decoder():
-    return SpellingDecoder
+    return loaded(SpellingDecoder)

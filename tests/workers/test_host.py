@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from pipeline.config import StreamConfig
-from tests.workers.doubles import letters, load_decoder, load_encoder
+from tests.workers.doubles import WORK, letters, load_decoder, load_encoder, loaded
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
-from workers.messages import Done, Failed, Open, Push, Release, Update, WorkerStats
+from workers.messages import Done, Failed, Flush, Open, Push, Release, Update, WorkerStats
+from workers.protocols import Loaded
 
 
 async def started(kind, load, **options):
@@ -77,12 +78,13 @@ async def test_health_is_answered_while_a_batch_is_at_work():
         def __init__(self, config):
             pass
 
-        def push(self, data):
+        def steps(self, data):
+            yield WORK
             entered.set()
             assert leave.wait(10)
             return []
 
-    worker = await started(EncoderWorker, lambda: Slow)
+    worker = await started(EncoderWorker, lambda: loaded(Slow))
     await worker.step([Open("a", StreamConfig())])
     stepping = asyncio.create_task(worker.step([Push("a", (b"x",))]))
     await asyncio.to_thread(entered.wait, 10)
@@ -115,3 +117,69 @@ async def test_nothing_opens_before_start():
     reply = await EncoderWorker(load_encoder).step([Open("a", StreamConfig())])
 
     assert reply.outcomes[0].code == "worker_lost"
+
+
+class Counter:
+    """Does as many pieces of work as it is given bytes, and says in which rounds."""
+
+    def __init__(self, config):
+        pass
+
+    def steps(self, data):
+        rounds = []
+        for _ in data:
+            rounds.append((yield WORK))
+        return rounds
+
+    def flush_steps(self):
+        return []
+        yield
+
+
+async def test_streams_join_and_leave_at_any_round():
+    """A short request comes and goes while a long one is under way."""
+    rounds, reached, go_on = [], threading.Event(), threading.Event()
+
+    def carry_out(works):
+        rounds.append(len(works))
+        if len(rounds) == 3:
+            reached.set()
+            assert go_on.wait(10)
+        return [len(rounds)] * len(works)
+
+    worker = await started(EncoderWorker, lambda: Loaded(Counter, carry_out))
+    await worker.step([Open("long", StreamConfig()), Open("short", StreamConfig())])
+    long = asyncio.create_task(worker.step([Push("long", (b"x" * 2000,)), Flush("long")]))
+    await asyncio.to_thread(reached.wait, 10)
+    short = asyncio.create_task(worker.step([Push("short", (b"xx",))]))
+    await asyncio.sleep(0)
+    go_on.set()
+    reply = await short
+
+    assert not long.done()
+    joined = reply.outcomes[0].items
+    assert joined == (joined[0], joined[0] + 1)
+    assert joined[0] > 3
+    assert [outcome.items[-1:] for outcome in (await long).outcomes] == [(2000,), ()]
+    assert sorted(set(rounds)) == [1, 2]
+    assert rounds.count(2) == 2
+
+
+async def test_requests_of_a_stream_keep_their_order_across_calls():
+    worker = await started(DecoderWorker, load_decoder)
+    await worker.step([Open("a", StreamConfig())])
+    replies = await asyncio.gather(
+        *(worker.step([Push("a", letters(word))]) for word in ("uno", "dos", "tres"))
+    )
+
+    texts = [event.stable for reply in replies for event in reply.outcomes[0].items]
+    assert texts == ["unodostres"[:n] for n in range(1, 11)]
+
+
+async def test_seconds_are_told_once():
+    worker = await started(DecoderWorker, load_decoder)
+    await worker.step([Open(name, StreamConfig()) for name in "ab"])
+    replies = await asyncio.gather(*(worker.step([Push(name, letters("uno"))]) for name in "ab"))
+
+    busy = (await worker.stats()).busy_seconds
+    assert 0 < sum(reply.seconds for reply in replies) <= busy

@@ -1,4 +1,4 @@
-"""A Pump carries everything for a worker in one call at a time."""
+"""A Pump carries everything for a worker in few calls, and each stream's requests in their order."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from tests.workers.conftest import eventually
 from workers.messages import Done, Flush, Push, Reply, WorkerInfo
 from workers.protocols import WorkerLostError
-from workers.pump import CALL_BYTES, Pump, least_loaded, payload_bytes
+from workers.pump import CALL_BYTES, CALLS, Pump, least_loaded, payload_bytes
 
 
 class HeldWorker:
-    """Answers each request with itself, one call at a time, when told to."""
+    """Answers each request with itself when told to, the calls in their order."""
 
     def __init__(self):
         self.calls = []
@@ -57,22 +57,49 @@ async def settle():
         await asyncio.sleep(0)
 
 
-async def test_requests_that_come_during_a_call_share_the_next():
+async def test_requests_that_come_together_share_a_call():
     worker = HeldWorker()
     async with pumping(worker) as pump:
-        first = ask(pump, Flush("a"))
-        await settle()
-        others = ask(pump, Flush("b"), Flush("c"), Flush("a"))
-        await settle()
-        assert worker.calls == [[Flush("a")]]  # one call at a time
-        worker.go.release()
+        asked = ask(pump, Flush("a"), Flush("b"), Flush("a"))
         await settle()
         worker.go.release()
-        outcomes = await asyncio.gather(*first, *others)
+        outcomes = await asyncio.gather(*asked)
 
-    assert worker.calls == [[Flush("a")], [Flush("b"), Flush("c"), Flush("a")]]
-    assert [outcome.items[0].stream for outcome in outcomes] == ["a", "b", "c", "a"]
+    assert worker.calls == [[Flush("a"), Flush("b"), Flush("a")]]
+    assert [outcome.items[0].stream for outcome in outcomes] == ["a", "b", "a"]
     assert pump.credits == 7
+
+
+async def test_a_stream_has_requests_in_one_call_at_a_time():
+    """Others do not wait for it."""
+    worker = HeldWorker()
+    async with pumping(worker) as pump:
+        asked = ask(pump, Flush("a"))
+        await settle()
+        asked += ask(pump, Push("a", (b"1",)), Flush("b"), Push("a", (b"2",)))
+        await settle()
+        assert worker.calls == [[Flush("a")], [Flush("b")]]
+        for _ in range(3):
+            worker.go.release()
+        await asyncio.gather(*asked)
+
+    assert worker.calls[2:] == [[Push("a", (b"1",)), Push("a", (b"2",))]]
+
+
+async def test_only_a_few_calls_are_out():
+    worker = HeldWorker()
+    async with pumping(worker) as pump:
+        asked = []
+        for number in range(CALLS + 3):
+            asked += ask(pump, Flush(str(number)))
+            await settle()
+        assert len(worker.calls) == CALLS
+        worker.go.release()
+        await settle()
+        assert worker.calls[CALLS] == [Flush(str(number)) for number in range(CALLS, CALLS + 3)]
+        for _ in range(CALLS):
+            worker.go.release()
+        await asyncio.gather(*asked)
 
 
 async def test_a_call_stays_below_the_inline_limit():
@@ -111,15 +138,15 @@ async def test_a_request_whose_asker_has_gone_is_not_carried():
     async with pumping(worker) as pump:
         ask(pump, Flush("a"))
         await settle()
-        (gone,) = ask(pump, Flush("gone"))
-        (stays,) = ask(pump, Flush("stays"))
+        (gone,) = ask(pump, Push("a", (b"gone",)))
+        (stays,) = ask(pump, Flush("a"))
         await settle()
         gone.cancel()
         worker.go.release()
         worker.go.release()
         await stays
 
-    assert worker.calls[1] == [Flush("stays")]
+    assert worker.calls[1] == [Flush("a")]
 
 
 @pytest.mark.parametrize("fault", [WorkerLostError("killed"), TimeoutError()])

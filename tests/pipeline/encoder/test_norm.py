@@ -71,7 +71,7 @@ def test_statistics_stay_exact_after_a_day() -> None:
     state = NormState(
         mean=torch.full((1,), 8.0 * frames, dtype=torch.float64),
         variance=torch.full((1,), 4.0 * frames, dtype=torch.float64),
-        frames=frames,
+        frames=torch.tensor([frames]),
     )
     x = torch.tensor([9.0, 11.0]).expand(1, 1, 100_000, 2)
 

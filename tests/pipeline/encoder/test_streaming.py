@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -177,3 +178,42 @@ def test_push_keeps_no_gradients_and_leaves_its_input_alone(
 def test_another_shape_is_named(streaming: StreamingEncoder, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"mel must have the shape \[frames, 16\], got \["):
         streaming.push(streaming.initial_state(), torch.zeros(shape))
+
+
+def test_streams_in_one_batch_equal_streams_alone(
+    streaming: StreamingEncoder, long_mel: torch.Tensor
+) -> None:
+    """Joining and leaving at any step, in step with others or not."""
+    draws = random.Random(secrets.randbits(32))
+    mels = [long_mel[at : at + 300] for at in (0, 100, 200, 350, 500)]
+    states = [streaming.initial_state() for _ in mels]
+    fed, said = [0] * len(mels), [[] for _ in mels]
+    while min(fed) < 300:
+        going = [at for at, count in enumerate(fed) if count < 300]
+        chosen = draws.sample(going, draws.randint(1, len(going)))
+        sizes = [draws.choice([7 if not fed[at] else 16, 16, 3]) for at in chosen]
+        pieces = [mels[at][fed[at] : fed[at] + size] for at, size in zip(chosen, sizes, strict=True)]
+        encoded = streaming.push_many([states[at] for at in chosen], pieces)
+        for at, piece, encodings in zip(chosen, pieces, encoded, strict=True):
+            fed[at] += len(piece)
+            said[at].append(encodings)
+    for mel, pieces in zip(mels, said, strict=True):
+        alone = streaming.push(streaming.initial_state(), mel)
+        torch.testing.assert_close(torch.cat(pieces), alone, atol=1e-5, rtol=0)
+
+
+def test_streams_in_step_are_computed_in_one_pass(
+    streaming: StreamingEncoder, long_mel: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+    step = streaming._step
+    monkeypatch.setattr(
+        streaming, "_step", lambda state, mel, **last: batches.append(len(mel)) or step(state, mel, **last)
+    )
+    states = [streaming.initial_state() for _ in range(4)]
+    for at, state in enumerate(states):
+        streaming.push(state, long_mel[: streaming.encoder.first_frames + 16 * (at + 20)])
+    batches.clear()
+    streaming.push_many(states, [long_mel[:16]] * 4)
+
+    assert batches == [4]

@@ -7,16 +7,11 @@ from pipeline.gemma.attention import View
 
 
 def allowed(view: View, queries: int, keys: int) -> torch.Tensor:
-    """What a view allows over all keys, [queries, keys]."""
-    full = torch.zeros(queries, keys, dtype=torch.bool)
+    """What a view of whole sequences allows, [queries, keys]."""
     if view.mask is not None:
-        full[:, keys - view.visible :] = view.mask
-    elif queries == 1:
-        full[:, keys - view.visible :] = True
-    else:
-        assert view.visible == keys == queries, "without a mask attention is plain causal"
-        full = torch.ones(queries, keys, dtype=torch.bool).tril()
-    return full
+        return view.mask == 0
+    assert queries == keys, "without a mask attention is plain causal"
+    return torch.ones(queries, keys, dtype=torch.bool).tril()
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
@@ -24,7 +19,8 @@ def allowed(view: View, queries: int, keys: int) -> torch.Tensor:
     ("queries", "keys"), [(1, 1), (1, 9), (3, 9), (9, 9), (4, 4), (5, 5), (2, 120), (1, 120)]
 )
 def test_queries_see_their_window_and_nothing_after_them(queries, keys, window):
-    view = View.of_last(queries, keys, head_dim=4, theta=100.0, window=window, device=torch.device("cpu"))
+    like = torch.empty(0)
+    view = View.of_whole(keys, head_dim=4, theta=100.0, window=window, like=like, last=queries)
     expected = torch.tensor(
         [
             [0 <= query - key < (window or keys) for key in range(keys)]
@@ -37,8 +33,38 @@ def test_queries_see_their_window_and_nothing_after_them(queries, keys, window):
 
 def test_positions_do_not_depend_on_where_a_pass_begins():
     """Rotation belongs to the position in the sequence."""
-    options = {"head_dim": 8, "theta": 1e4, "window": None, "device": torch.device("cpu")}
-    whole, tail = View.of_last(50, 50, **options), View.of_last(7, 50, **options)
+    options = {"head_dim": 8, "theta": 1e4, "window": None}
+    whole = View.of_whole(50, **options, like=torch.empty(0), last=50)
+    tail = View.of_next(
+        torch.arange(43, 50),
+        torch.tensor([32]),
+        32,
+        **options,
+        dtype=torch.float32,
+        apart=None,
+        together=None,
+    )
 
     assert torch.equal(whole.cos[-7:], tail.cos)
     assert torch.equal(whole.sin[-7:], tail.sin)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_each_sequence_sees_its_own_past(window):
+    """Two sequences, one with a query at 5, one with queries at 18 and 19, whose blocks begin at 16."""
+    view = View.of_next(
+        torch.tensor([5, 18, 19]),
+        torch.tensor([0, 16]),
+        16,
+        head_dim=4,
+        theta=10.0,
+        window=window,
+        dtype=torch.float32,
+        apart=torch.tensor([[0, 0], [1, 2]]),
+        together=torch.tensor([0, 2, 3]),
+    )
+    assert view.mask is not None
+    seen = [[[int(key) for key in line.nonzero()] for line in (sequence[0] == 0)] for sequence in view.mask]
+
+    low = 0 if window is None else 3
+    assert seen == [[list(range(low, 6))] * 2, [[0, 1, 2], list(range(1 if window else 0, 4))]]

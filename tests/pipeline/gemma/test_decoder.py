@@ -2,39 +2,59 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.config import SLIDING
-from pipeline.gemma.cache import KVCache
+from pipeline.gemma.ahead import Ahead
+from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
 
 
 def draw(decoder: Decoder, rng: random.Random, length: int, batch: int = 1) -> tuple[Tensor, Tensor]:
     """Random token ids, [batch, length], and their embeddings."""
     ids = torch.tensor(
-        [[rng.randrange(decoder.config.vocab_size) for _ in range(length)] for _ in range(batch)]
+        [[rng.randrange(decoder.config.vocab_size) for _ in range(length)] for _ in range(batch)],
+        dtype=torch.long,
     )
     return ids, decoder.embed(ids).detach()
 
 
-def new_cache(decoder: Decoder) -> KVCache:
-    return KVCache(decoder.config, torch.float32, torch.device("cpu"))
+def advance(
+    decoder: Decoder, caches: Sequence[KVCache], pieces: Sequence[tuple[Tensor, Tensor]], keeps: Sequence[int]
+) -> list[Tensor]:
+    """Append pieces to sequences in one pass; the hidden states wanted of each, [keep, hidden]."""
+    counts = [ids.shape[1] for ids, _ in pieces]
+    for cache, count in zip(caches, counts, strict=True):
+        cache.reserve(count)
+    ids, embeddings = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+    ahead = Ahead.of_sequences(caches, counts, keeps, embeddings.device)
+    rows = decoder.embed_tokens_per_layer(ids, embeddings)
+    hidden = decoder.next_hidden(rows, embeddings, caches[0].pool, ahead)
+    for cache, count in zip(caches, counts, strict=True):
+        cache.advance(count)
+    return list(hidden[0].split(list(keeps)))
+
+
+def new_pool(decoder: Decoder) -> KVPool:
+    return KVPool(decoder.config, torch.float32, torch.device("cpu"))
 
 
 @torch.no_grad()
 def test_pieces_of_any_length_equal_the_whole(decoder, rng):
     """A cache makes no difference to the hidden states."""
     ids, embeddings = draw(decoder, rng, 60)
-    cache, at, pieces = new_cache(decoder), 0, []
+    cache, at, pieces = KVCache(new_pool(decoder), 60), 0, []
     while at < 60:
         end = min(60, at + rng.choice([1, 1, 2, 7, 20]))
-        pieces.append(decoder.hidden(ids[:, at:end], embeddings[:, at:end], cache=cache))
+        pieces += advance(decoder, [cache], [(ids[:, at:end], embeddings[:, at:end])], [end - at])
         at = end
 
-    torch.testing.assert_close(torch.cat(pieces, 1), decoder.hidden(ids, embeddings), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cat(pieces), decoder.hidden(ids, embeddings)[0], atol=1e-4, rtol=0)
     assert cache.length == 60
 
 
@@ -47,53 +67,58 @@ def test_layers_above_the_sharing_point_run_only_where_they_are_needed(decoder, 
     seen = []
     for layer in decoder.layers:
         layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2]))
-    cache = new_cache(decoder)
+    cache = KVCache(new_pool(decoder), 40)
+    begin, end = (ids[:, :20], embeddings[:, :20]), (ids[:, 20:], embeddings[:, 20:])
 
-    assert decoder.hidden(ids[:, :20], embeddings[:, :20], cache=cache, keep=0).shape[1] == 0
+    assert len(advance(decoder, [cache], [begin], [0])[0]) == 0
     assert len(seen) == decoder.config.first_shared_layer
     seen.clear()
-    cached = decoder.hidden(ids[:, 20:], embeddings[:, 20:], cache=cache, keep=keep)
+    (cached,) = advance(decoder, [cache], [end], [keep])
     shared = decoder.config.num_kv_shared_layers
     assert seen == [20] * decoder.config.first_shared_layer + [keep] * shared
-    torch.testing.assert_close(cached, whole[:, -keep:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(cached, whole[0, -keep:], atol=1e-4, rtol=0)
     torch.testing.assert_close(
         decoder.hidden(ids, embeddings, keep=keep), whole[:, -keep:], atol=1e-4, rtol=0
     )
 
 
 @torch.no_grad()
-def test_a_truncated_cache_is_that_of_the_shorter_sequence(decoder, rng):
-    """Also after more than a sliding window was taken back, of which a ring buffer would keep nothing."""
-    assert decoder.config.sliding_window <= 12
-    ids, embeddings = draw(decoder, rng, 50)
-    cut = rng.randint(1, 30)
-    cache = new_cache(decoder)
-    decoder.hidden(ids, embeddings, cache=cache)
-    cache.truncate(cut)
-    other, other_embeddings = draw(decoder, rng, 9)
-    went_on = decoder.hidden(other, other_embeddings, cache=cache)
-
-    joined = decoder.hidden(
-        torch.cat([ids[:, :cut], other], 1), torch.cat([embeddings[:, :cut], other_embeddings], 1)
-    )
-    torch.testing.assert_close(went_on, joined[:, cut:], atol=1e-4, rtol=0)
-
-
-@torch.no_grad()
-def test_forks_do_not_disturb_each_other(decoder, rng):
-    ids, embeddings = draw(decoder, rng, 20)
-    cache = new_cache(decoder)
-    decoder.hidden(ids, embeddings, cache=cache, keep=0)
-    twin = cache.fork()
-    branches = [draw(decoder, rng, 6) for _ in range(2)]
-    together = [
-        decoder.hidden(branch, embedded, cache=held)
-        for (branch, embedded), held in zip(branches, (cache, twin), strict=True)
-    ]
-
-    for (branch, embedded), got in zip(branches, together, strict=True):
-        alone = decoder.hidden(torch.cat([ids, branch], 1), torch.cat([embeddings, embedded], 1), keep=6)
-        torch.testing.assert_close(got, alone, atol=1e-4, rtol=0)
+def test_sequences_that_come_go_and_branch_equal_the_whole(decoder, rng):
+    """Whatever is appended to some of many sequences, cut back, forked and dropped, in any order."""
+    pool = new_pool(decoder)
+    # Each sequence with all that it was made of.
+    sequences = [(KVCache(pool, 400), draw(decoder, rng, 0))]
+    for _ in range(25):
+        match rng.choice(["append", "append", "append", "truncate", "fork", "new", "drop"]):
+            case "append":
+                chosen = rng.sample(range(len(sequences)), rng.randint(1, len(sequences)))
+                pieces = [draw(decoder, rng, rng.choice([1, 1, 1, 3, 18])) for _ in chosen]
+                keeps = [rng.randint(0, piece[0].shape[1]) for piece in pieces]
+                got = advance(decoder, [sequences[at][0] for at in chosen], pieces, keeps)
+                for at, piece, hidden, keep in zip(chosen, pieces, got, keeps, strict=True):
+                    cache, past = sequences[at]
+                    whole = tuple(torch.cat(parts, 1) for parts in zip(past, piece, strict=True))
+                    sequences[at] = (cache, whole)
+                    if keep:
+                        expected = decoder.hidden(*whole, keep=keep)[0]
+                        torch.testing.assert_close(hidden, expected, atol=1e-4, rtol=0)
+            case "truncate":
+                at = rng.randrange(len(sequences))
+                cache, past = sequences[at]
+                length = rng.randint(0, cache.length)
+                with suppress(ValueError):  # it has let the past of that go
+                    cache.truncate(length)
+                sequences[at] = (cache, tuple(part[:, : cache.length] for part in past))
+            case "fork":
+                cache, past = rng.choice(sequences)
+                sequences.append((cache.fork(), past))
+            case "new":
+                sequences.append((KVCache(pool, 400), draw(decoder, rng, 0)))
+            case "drop" if len(sequences) > 1:
+                sequences.pop(rng.randrange(len(sequences)))
+    sequences.clear()
+    del cache
+    assert {blocks.taken for blocks in pool.kinds.values()} == {0}
 
 
 @torch.no_grad()

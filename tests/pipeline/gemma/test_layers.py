@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 
 import pytest
 import torch
 from transformers import Gemma3nTextConfig
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextAltUp
 
+from kernels.ffn import sparse_feed_forward
 from pipeline.config import TextConfig
+from pipeline.gemma import layers
 from pipeline.gemma.layers import MLP, AltUp, match_magnitude
 from tests import reference
 
@@ -50,6 +53,44 @@ def test_gaussian_top_k_keeps_the_share_of_units_it_promises():
 def test_dense_layers_keep_all_units():
     mlp = MLP(CONFIG, 1)
     assert mlp.threshold is None
+
+
+@pytest.mark.parametrize(("sparsity", "most"), [(0.95, 32), (0.8, 20), (0.5, 8), (0.4, 0), (0.0, 0)])
+@torch.no_grad()
+def test_few_positions_are_gathered_to_the_same_result(monkeypatch, sparsity, most):
+    """Where it is faster, and nowhere else; over any part of the width."""
+    seed = secrets.randbits(32)
+    print(f"seed = {seed}")
+    torch.manual_seed(seed)
+    config = dataclasses.replace(CONFIG, activation_sparsity_pattern=(sparsity, 0.0))
+    plain, laid_out = MLP(config, 0), MLP(config, 0)
+    laid_out.load_state_dict(plain.state_dict())
+    laid_out.lay_out()
+    gathered = []
+
+    def spy(x, *matrices, z, out):
+        gathered.append(len(x))
+        sparse_feed_forward(x, *matrices, z=z, out=out)
+
+    monkeypatch.setattr(layers, "sparse_feed_forward", spy)
+    for count in (1, 2, 8, 9, 20, 21, 32, 33):
+        for width in (None, 700):
+            gathered.clear()
+            x = torch.randn(count, 1, 64)[..., ::2]
+            torch.testing.assert_close(laid_out(x, width), plain(x, width), atol=1e-4, rtol=0)
+            assert gathered == ([count] if count <= most else [])
+
+
+@torch.no_grad()
+def test_other_numbers_and_many_threads_are_left_to_the_dense_product(monkeypatch):
+    half, single = MLP(CONFIG, 0).to(torch.bfloat16), MLP(CONFIG, 0)
+    for mlp in (half, single):
+        mlp.lay_out()
+    monkeypatch.delattr(layers, "sparse_feed_forward")
+
+    assert half(torch.randn(1, 32).bfloat16()).isfinite().all()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert single(torch.randn(1, 32)).isfinite().all()
 
 
 def test_altup_clips_its_coefficients_in_training_only():

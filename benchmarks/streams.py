@@ -1,0 +1,259 @@
+"""How many live streams one core, or one GPU, carries, and how fast it decodes.
+
+    python -m benchmarks.streams [--device cpu|cuda] [--streams 4 8 16 24 32] [--seconds 30] [--model DIR]
+
+On the CPU: streams of recorded speech with pauses, speech for 60 % of the time, as live audio in pieces of
+160 ms that begin at another moment for each stream. Encoder and decoder of all streams work in one process on
+one core (torch runs one thread), in rounds as the workers do: a batch of encoder steps, a batch of decoder
+steps. Time is virtual: a round takes as long as it is measured to take, audio arrives by that clock, and
+where nothing is to be done the clock goes on to the next arrival. So a run says what a core of its own would
+do at real time, and waits for nothing. Partial hypotheses come every 640 ms of speech, as a live client gets
+them. A number of streams is carried if 95 % of the final translations come within a second of the end of
+speech: of that the gate waits 0.6 s to be certain that it was the end, and up to 0.16 s are spent until the
+piece is full.
+
+On a GPU: a model of E2B's size with random weights in bfloat16, whose words mean nothing. Steps of 64
+sequences beside transformers' ``generate`` on the same weights; steps of one sequence beside the time in
+which memory hands over the weights once, at the speed of a copy in the same run; one second of audio into 64
+streams. Streams are those of the CPU but for the text: utterances are where the gate finds them in the same
+speech, each of their soft tokens brings as many tokens of text as the held-out sentences have for the time
+that speaking them takes, and of the last hypothesis all but a few tokens are found to be right.
+
+Prints tables and, as its last line, one JSON object: ``streams_per_core``, ``p95_final_s`` (at that number)
+and ``runs``; with ``--device cuda`` ``streams`` in place of the first, ``decode_vs_transformers``,
+``step_vs_floor`` and what they come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import gpu
+from benchmarks.models import NANO, published
+from pipeline.audio.files import read_audio
+from pipeline.batching import Batch
+from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
+from pipeline.model import Gemma3n
+from pipeline.speech import SpeechEncoder, SpeechEvent
+from pipeline.translation import SpeechTranslator
+from pipeline.wire.events import Event, Translation
+
+ROOT = Path(__file__).parents[1]
+
+RECORDINGS = {
+    "es": ("examples/talk.es.wav", "tests/data/speech-es.flac"),
+    "en": ("tests/data/speech-en.flac",),
+}
+"""Speech by its language."""
+
+PIECE = 2_560
+"""Samples of one message of a client."""
+
+SPEECH = 0.6
+"""Part of the time in which somebody speaks."""
+
+POSITIONS = 700
+"""Room for a stream's keys and values to begin with; more is made when needed."""
+
+LIMIT = 1.0
+"""Seconds from the end of speech to the final translation, at most, for 95 of 100."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line of the table.
+
+    Attributes:
+        streams: how many there were.
+        utterances: final translations, of all streams.
+        p50_final_s: median seconds from the end of speech to the final translation.
+        p95_final_s: 95th percentile of the same.
+        busy: part of the time in which the core worked.
+        batch: mean number of streams in a decoder step.
+    """
+
+    streams: int
+    utterances: int
+    p50_final_s: float
+    p95_final_s: float
+    busy: float
+    batch: float
+
+
+@dataclass(eq=False)
+class Live:
+    """One live stream and the work that waits in it."""
+
+    config: StreamConfig
+    audio: NDArray[np.float32]
+    begin: float
+    encoder: SpeechEncoder
+    translator: SpeechTranslator | gpu.ScriptedTranslator
+    sent: int = 0
+    pieces: deque[bytes] = field(default_factory=deque)
+    events: deque[SpeechEvent] = field(default_factory=deque)
+    latencies: list[float] = field(default_factory=list)
+
+    @property
+    def next_arrival(self) -> float:
+        """When the next piece has been spoken; never, if none is left."""
+        left = self.sent < len(self.audio)
+        return self.begin + (self.sent + PIECE) / SAMPLE_RATE if left else float("inf")
+
+    def arrive(self, now: float) -> None:
+        """Take in what has been spoken by now."""
+        while self.next_arrival <= now:
+            self.pieces.append(self.audio[self.sent : self.sent + PIECE].astype("<f4").tobytes())
+            self.sent += PIECE
+
+    def note(self, events: Sequence[Event], now: float) -> None:
+        """Note when finals came."""
+        for event in events:
+            if isinstance(event, Translation) and event.final:
+                spoken = event.end - self.config.gate.postroll
+                self.latencies.append(now - self.begin - spoken)
+
+
+def speech(language: str, seconds: float, random: np.random.Generator) -> NDArray[np.float32]:
+    """Recordings from anywhere in them on, with pauses, [seconds * 16000]."""
+    parts: list[NDArray[np.float32]] = []
+    recordings = [read_audio(ROOT / name) for name in RECORDINGS[language]]
+    while sum(map(len, parts)) < seconds * SAMPLE_RATE:
+        spoken = recordings[int(random.integers(len(recordings)))]
+        begin = int(random.integers(max(1, len(spoken) // 2)))
+        spoken = spoken[begin : begin + int(random.uniform(2.0, 8.0) * SAMPLE_RATE)]
+        pause = random.normal(0, 1e-3, round(len(spoken) * (1 / SPEECH - 1))).astype(np.float32)
+        parts += [pause, spoken]
+    return np.concatenate(parts)[: round(seconds * SAMPLE_RATE)]
+
+
+def simulate(model: Gemma3n, count: int, seconds: float, *, scripted: bool = False) -> Run:
+    """Run ``count`` streams of ``seconds`` each by a virtual clock.
+
+    Args:
+        model: what they share.
+        count: how many.
+        seconds: of audio in each.
+        scripted: whether the length of texts is given, for a model without words.
+    """
+    random = np.random.default_rng(count)
+    pool, lives = model.new_pool(count * POSITIONS), []
+    for number in range(count):
+        source, target = [("es", "en"), ("en", "es")][number % 2]
+        config = StreamConfig(source=source, targets=(target,), audio=AudioFormat("pcm_f32le"))
+        lives.append(
+            Live(
+                config,
+                speech(source, seconds, random),
+                float(random.uniform(0, PIECE / SAMPLE_RATE)),
+                SpeechEncoder(model, config),
+                gpu.ScriptedTranslator(model, pool) if scripted else SpeechTranslator(model, config, pool),
+            )
+        )
+    encoders, decoders = Batch(model.ears.encode), Batch(model.step)
+    encoding: set[Live] = set()
+    decoding: set[Live] = set()
+    now = busy = 0.0
+    steps = stepped = 0
+    while True:
+        for live in lives:
+            live.arrive(now)
+        started = time.perf_counter()
+        for live in lives:
+            if live.pieces and live not in encoding:
+                encoding.add(live)
+                encoders.add(live, live.encoder.steps(live.pieces.popleft()))
+        for live, heard in encoders.step():
+            encoding.remove(live)
+            live.events += _sound(heard)
+        for live in lives:
+            if live.events and live not in decoding:
+                decoding.add(live)
+                decoders.add(live, live.translator.steps(live.events.popleft()))
+        steps, stepped = steps + (len(decoders) > 0), stepped + len(decoders)
+        said = decoders.step()
+        took = time.perf_counter() - started
+        now, busy = now + took, busy + took
+        for live, events in said:
+            decoding.remove(live)
+            live.note(_sound(events), now)
+        if not (encoding or decoding or any(live.pieces or live.events for live in lives)):
+            now = max(now, min(live.next_arrival for live in lives))
+            if now == float("inf"):
+                break
+    latencies = [latency for live in lives for latency in live.latencies]
+    p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (float("inf"),) * 2
+    longest = seconds + PIECE / SAMPLE_RATE
+    return Run(count, len(latencies), float(p50), float(p95), busy / longest, stepped / max(1, steps))
+
+
+def _sound(result: list[SpeechEvent] | list[Event] | Exception) -> list[Event]:
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def carried(simulate: Callable[[int, float], Run], counts: Sequence[int], seconds: float) -> list[Run]:
+    """Runs with more and more streams, up to the first that is too many."""
+    simulate(1, 10.0)  # has Numba compile and torch allocate
+    runs = []
+    print("streams  utterances  p50 final  p95 final   busy  batch")
+    for count in counts:
+        run = simulate(count, seconds)
+        print(
+            f"{count:>7}{run.utterances:>12}{run.p50_final_s:>9.2f} s{run.p95_final_s:>9.2f} s"
+            f"{run.busy:>7.0%}{run.batch:>7.1f}",
+            flush=True,
+        )
+        runs.append(run)
+        if run.p95_final_s > LIMIT:
+            break
+    return runs
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--streams", type=int, nargs="+", help="by default 4 8 16 24 32, on a GPU 100 200 400"
+    )
+    parser.add_argument("--seconds", type=float, default=30.0, help="of audio in each stream")
+    parser.add_argument("--model", type=Path, default=NANO, help="for the CPU; by default the bundled one")
+    options = parser.parse_args(argv)
+    counts = sorted(options.streams or ([4, 8, 16, 24, 32] if options.device == "cpu" else [100, 200, 400]))
+    if counts[0] < 1 or options.seconds < 10:
+        parser.error("--streams must be at least 1 and --seconds at least 10")
+    torch.set_num_threads(1)
+    result: dict[str, Any] = {"device": options.device}
+    if options.device == "cpu":
+        model = Gemma3n.from_pretrained(options.model)
+        result["streams_per_core"] = None
+    else:
+        model, reference = published("e2b", torch.device("cuda"))
+        result |= {"device": torch.cuda.get_device_name(), "streams": None}
+        result |= gpu.measure(model, reference)
+        del reference
+        torch.cuda.empty_cache()
+    scripted = options.device == "cuda"
+    runs = carried(partial(simulate, model, scripted=scripted), counts, options.seconds)
+    good = [run for run in runs if run.p95_final_s <= LIMIT]
+    result["streams" if scripted else "streams_per_core"] = good[-1].streams if good else 0
+    result |= {"p95_final_s": (good or runs)[-1].p95_final_s, "runs": [asdict(run) for run in runs]}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

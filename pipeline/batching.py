@@ -1,0 +1,88 @@
+"""Work of many streams in one batch.
+
+What a stream does is a generator: it yields each piece of work that the model has to do for it, receives
+what came of it, and returns its result. So the same code runs alone, one piece of work after the other, or
+beside others whose work is done in the same pass, joining and leaving at any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Generic, TypeAlias, TypeVar
+
+Work = TypeVar("Work")
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+Key = TypeVar("Key")
+
+Steps: TypeAlias = Generator[Work, Answer, Result]
+"""Yields work, receives answers, returns a result."""
+
+CarryOut: TypeAlias = Callable[[Sequence[Work]], Sequence[Answer | Exception]]
+"""Does the work of a batch; an error in place of an answer is that piece's alone."""
+
+
+def run_alone(steps: Steps[Work, Answer, Result], carry_out: CarryOut[Work, Answer]) -> Result:
+    """Run to the end; what was wrong with a piece of work is raised where it was asked for."""
+    try:
+        work = next(steps)
+        while True:
+            (answer,) = carry_out([work])
+            work = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+
+
+class Batch(Generic[Key, Work, Answer, Result]):
+    """Runs many generators beside each other.
+
+    Args:
+        carry_out: does their work.
+    """
+
+    def __init__(self, carry_out: CarryOut[Work, Answer]) -> None:
+        self._carry_out = carry_out
+        # Generators and the work that each waits for.
+        self._waiting: dict[Key, tuple[Steps[Work, Answer, Result], Work]] = {}
+        # Results that have not been handed out.
+        self._done: list[tuple[Key, Result | Exception]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._done)
+
+    def add(self, key: Key, steps: Steps[Work, Answer, Result]) -> None:
+        """Start a generator; ``key`` is that of no other that runs."""
+        self._go_on(key, steps, lambda: next(steps))
+
+    def step(self) -> list[tuple[Key, Result | Exception]]:
+        """Do the work that all wait for in one pass.
+
+        Returns:
+            The keys of those that have come to their end, each with its result, or with the error that it
+            ended with and that touched no other.
+        """
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            answers = self._answers([work for _, work in waiting.values()])
+            for (key, (steps, _)), answer in zip(waiting.items(), answers, strict=True):
+                if isinstance(answer, Exception):
+                    self._go_on(key, steps, lambda s=steps, a=answer: s.throw(a))  # type: ignore[misc]
+                else:
+                    self._go_on(key, steps, lambda s=steps, a=answer: s.send(a))  # type: ignore[misc]
+        done, self._done = self._done, []
+        return done
+
+    def _answers(self, works: list[Work]) -> Sequence[Answer | Exception]:
+        try:
+            return self._carry_out(works)
+        except Exception as error:
+            return [error] * len(works)
+
+    def _go_on(self, key: Key, steps: Steps[Work, Answer, Result], go_on: Callable[[], Work]) -> None:
+        try:
+            self._waiting[key] = (steps, go_on())
+        except StopIteration as end:
+            self._done.append((key, end.value))
+        except Exception as error:
+            self._done.append((key, error))
