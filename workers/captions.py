@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-Message = dict[str, Any]
+from pipeline.wire import events
+from pipeline.wire.events import Event, UtteranceText
 
 
 class Captions:
@@ -44,34 +45,33 @@ class Captions:
             self._live.update(Text(), refresh=True)
             self._live.stop()
 
-    def show(self, event: Message) -> None:
+    def show(self, event: Event) -> None:
         """Show an event, as far as it is something to read."""
-        if event["type"] in ("transcript", "translation"):
-            language = event.get("target", self._source)
-            if event["final"]:
+        if isinstance(event, UtteranceText):
+            language = event.target if isinstance(event, events.Translation) else self._source
+            if event.final:
                 self._running.pop(language, None)
-                if event["stable"]:
+                if event.stable:
                     self._print(language, event)
             else:
                 self._running[language] = _text(language, event)
-        elif event["type"] == "error":
-            self._console.print(Text(f"{event['code']}: {event['message']}", style="red"))
+        elif isinstance(event, events.Error):
+            self._console.print(Text(f"{event.code}: {event.message}", style="red"))
         else:
             return
         if self._live is not None:
             self._live.update(Text("\n").join(self._running.values()), refresh=True)
 
-    def _print(self, language: str, event: Message) -> None:
-        line = Text(f"{_clock(event['start'])}  ", style="dim") if language == self._source else Text(" " * 9)
+    def _print(self, language: str, event: UtteranceText) -> None:
+        line = Text(f"{_clock(event.start)}  ", style="dim") if language == self._source else Text(" " * 9)
         self._console.print(line + _text(language, event), soft_wrap=True)
 
 
-def _text(language: str, event: Message) -> Text:
-    spoken = "target" not in event
+def _text(language: str, event: UtteranceText) -> Text:
     return Text.assemble(
         (f"{language}  ", "bold cyan"),
-        (event["stable"], "" if spoken else "bold"),
-        (event["tentative"], "dim italic"),
+        (event.stable, "bold" if isinstance(event, events.Translation) else ""),
+        (event.tentative, "dim italic"),
     )
 
 

@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from importlib.resources import files
 from urllib.parse import parse_qsl, urlsplit
+from weakref import WeakKeyDictionary
 
-from pipeline.text.subtitles import CueConfig, srt, vtt
-from pipeline.wire import events
-from pipeline.wire.events import Event
+from pipeline.text.cues import Cue, CueConfig, pop_on
+from pipeline.text.hls import HlsConfig
+from pipeline.text.subtitles import srt, vtt
+from pipeline.text.ttml import to_ttml
 from workers.metrics import Metrics
 from workers.registry import Registry
 from workers.sessions import LiveStream
+from workers.site import Answer, Site
+from workers.watching import CueViewing, LiveSubtitles, Viewing
 
 STREAM_PATH = "/v1/stream"
 
-_SUBTITLES = re.compile(r"/v1/streams/([\w-]+)\.(vtt|srt)")
-_CAPTIONS = re.compile(r"/v1/streams/([\w-]+)/captions")
-_SUBTITLE_TYPES = {"vtt": "text/vtt; charset=utf-8", "srt": "application/x-subrip; charset=utf-8"}
+_STREAM = re.compile(r"/v1/streams/([\w-]+)")
+_FILE = re.compile(r"/v1/streams/([\w-]+)\.(vtt|srt|ttml|txt)")
+_TRANSCRIPT = re.compile(r"/v1/streams/([\w-]+)\.json")
+_PLAYLIST = re.compile(r"/v1/streams/([\w-]+)\.m3u8")
+_SEGMENT = re.compile(r"/v1/streams/([\w-]+)/(\w+)/(\d{1,9})\.vtt")
+_WATCHED = re.compile(r"/v1/streams/([\w-]+)/(captions|cues)")
+
+JSON = "application/json"
+_VTT = "text/vtt; charset=utf-8"
+_HLS = "application/vnd.apple.mpegurl"
+
+# Players and pages of other origins may read what anyone may who knows the stream's id.
+_SHARED = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
+_CHANGING = _SHARED | {"Cache-Control": "no-cache"}
+_LASTING = _SHARED | {"Cache-Control": "public, max-age=60, immutable"}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP response."""
-
-    status: HTTPStatus
-    body: str
-    content_type: str = "text/plain; charset=utf-8"
+def _ttml(said: list[Cue], config: CueConfig) -> str:
+    return to_ttml(pop_on(said, config), config.language)
 
 
-@dataclass(frozen=True)
-class Viewing:
-    """What a viewer follows: the captions of one stream in one language."""
+def _plain(said: list[Cue], config: CueConfig) -> str:
+    return "".join(f"{cue.text}\n" for cue in said)
 
-    stream: LiveStream
-    language: str
 
-    def shows(self, event: Event) -> bool:
-        """Whether a viewer of this language is sent ``event``."""
-        match event:
-            case events.Transcript():
-                return self.language == self.stream.config.source
-            case events.Translation(target=target):
-                return self.language == target
-            case events.Error(fatal=fatal):
-                return fatal
-        return isinstance(event, events.Done)
+_FORMATS: Mapping[str, tuple[Callable[[list[Cue], CueConfig], str], str]] = {
+    "vtt": (vtt, _VTT),
+    "srt": (srt, "application/x-subrip; charset=utf-8"),
+    "ttml": (_ttml, "application/ttml+xml"),
+    "txt": (_plain, "text/plain; charset=utf-8"),
+}
+
+
+class QueryError(ValueError):
+    """A query of a known path that is not accepted."""
 
 
 class Endpoints:
@@ -56,14 +64,18 @@ class Endpoints:
     Args:
         registry: the live streams.
         metrics: what ``/metrics`` shows.
+        about: what ``/v1/info`` tells of the server.
     """
 
-    def __init__(self, registry: Registry, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, metrics: Metrics, about: Mapping[str, object]) -> None:
         self._registry = registry
         self._metrics = metrics
-        self._index = files("workers").joinpath("pages/index.html").read_text(encoding="utf-8")
+        self._about = about
+        self._site = Site()
+        # Those that a player has asked for, by stream and language.
+        self._live: WeakKeyDictionary[LiveStream, dict[str, LiveSubtitles]] = WeakKeyDictionary()
 
-    def get(self, path: str, *, upgrade: bool) -> Answer | Viewing | None:
+    def get(self, path: str, *, upgrade: bool) -> Answer | Viewing | CueViewing | None:
         """Answer a ``GET`` of ``path``, query included.
 
         Args:
@@ -71,20 +83,37 @@ class Endpoints:
             upgrade: whether the client asks for a WebSocket.
 
         Returns:
-            ``None`` for the endpoint of streams, a ``Viewing`` for one of captions: these two are
-            WebSockets; for everything else what to answer.
+            ``None`` for the endpoint of streams, a ``Viewing`` or ``CueViewing`` for those of viewers: these
+            are WebSockets; for everything else what to answer.
         """
         url = urlsplit(path)
         query = dict(parse_qsl(url.query))
-        if url.path == STREAM_PATH or _CAPTIONS.fullmatch(url.path):
-            if not upgrade:
-                return Answer(HTTPStatus.UPGRADE_REQUIRED, f"{url.path} is a WebSocket endpoint.\n")
-            return None if url.path == STREAM_PATH else self._viewing(url.path, query)
-        if found := _SUBTITLES.fullmatch(url.path):
-            return self._subtitles(found[1], found[2], query)
-        match url.path:
-            case "/":
-                return Answer(HTTPStatus.OK, self._index, "text/html; charset=utf-8")
+        watched = _WATCHED.fullmatch(url.path)
+        if (watched or url.path == STREAM_PATH) and not upgrade:
+            return Answer(HTTPStatus.UPGRADE_REQUIRED, f"{url.path} is a WebSocket endpoint.\n")
+        try:
+            if watched:
+                return self._viewing(watched[1], watched[2], query)
+            if url.path == STREAM_PATH:
+                return None
+            return self._page(url.path, query)
+        except QueryError as error:
+            return Answer(HTTPStatus.BAD_REQUEST, f"{error}\n")
+
+    def _page(self, path: str, query: Mapping[str, str]) -> Answer:
+        if found := _FILE.fullmatch(path):
+            return self._file(found[1], found[2], query)
+        if found := _TRANSCRIPT.fullmatch(path):
+            return self._transcript(found[1])
+        if found := _PLAYLIST.fullmatch(path):
+            return self._playlist(found[1], query)
+        if found := _SEGMENT.fullmatch(path):
+            return self._segment(found[1], found[2], int(found[3]), query)
+        if found := _STREAM.fullmatch(path):
+            return self._describe(found[1])
+        match path:
+            case "/v1/info":
+                return Answer(HTTPStatus.OK, _json(self._about), JSON, _CHANGING)
             case "/healthz":
                 return Answer(HTTPStatus.OK, "ok\n")
             case "/readyz":
@@ -93,34 +122,145 @@ class Endpoints:
                 return Answer(HTTPStatus.SERVICE_UNAVAILABLE, "not ready: no worker of some kind is alive\n")
             case "/metrics":
                 return Answer(HTTPStatus.OK, self._metrics.exposition(), "text/plain; version=1.0.0")
-        return Answer(
+        return self._site.get(path, query) or Answer(
             HTTPStatus.NOT_FOUND,
-            f"nothing is at {url.path}; try {STREAM_PATH}, /v1/streams/ID/captions, /v1/streams/ID.vtt, "
-            "/v1/streams/ID.srt, /healthz, /readyz, /metrics\n",
+            f"nothing is at {path}; try {STREAM_PATH}, /v1/streams/ID and what docs/protocol.md lists below "
+            "it, /v1/info, /healthz, /readyz, /metrics\n",
         )
 
-    def _viewing(self, path: str, query: dict[str, str]) -> Viewing | Answer:
-        found = _CAPTIONS.fullmatch(path)
-        assert found is not None
-        return self._find(found[1], query)
-
-    def _subtitles(self, stream_id: str, form: str, query: dict[str, str]) -> Answer:
-        found = self._find(stream_id, query)
+    def _viewing(self, stream_id: str, what: str, query: Mapping[str, str]) -> Viewing | CueViewing | Answer:
+        found = self._find(stream_id, query.get("target"))
         if isinstance(found, Answer):
             return found
-        render = {"vtt": vtt, "srt": srt}[form]
-        text = render(found.stream.cues(found.language), CueConfig(language=found.language))
-        return Answer(HTTPStatus.OK, text, _SUBTITLE_TYPES[form])
+        stream, language = found
+        if what == "captions":
+            after_seq = _whole("after_seq", query.get("after_seq", "0"), 0, 1 << 53)
+            return Viewing(stream, language, after_seq)
+        settings = {
+            name: _whole(name, query[name], low, high)
+            for name, low, high in (("lines", 1, 4), ("width", 16, 100))
+            if name in query
+        }
+        roll_up = bool(_whole("roll_up", query.get("roll_up", "0"), 0, 1))
+        try:
+            return CueViewing(stream, language, CueConfig(language=language, roll_up=roll_up, **settings))
+        except ValueError as error:
+            raise QueryError(str(error)) from None
 
-    def _find(self, stream_id: str, query: dict[str, str]) -> Viewing | Answer:
+    def _file(self, stream_id: str, form: str, query: Mapping[str, str]) -> Answer:
+        found = self._find(stream_id, query.get("target"))
+        if isinstance(found, Answer):
+            return found
+        stream, language = found
+        render, content_type = _FORMATS[form]
+        text = render(stream.cues(language), CueConfig(language=language))
+        return Answer(HTTPStatus.OK, text, content_type, _CHANGING)
+
+    def _transcript(self, stream_id: str) -> Answer:
+        """All final text, in the form of ``surtitle translate --format json``."""
         stream = self._registry.get(stream_id)
         if stream is None:
-            return Answer(HTTPStatus.NOT_FOUND, f"no stream {stream_id} is here (any more)\n")
+            return _unknown(stream_id)
+        translations: dict[int, dict[str, str]] = {}
+        for event in stream.translations:
+            translations.setdefault(event.utterance, {})[event.target] = event.stable
+        utterances = [
+            {
+                "start": said.start,
+                "end": said.end,
+                "transcript": said.stable,
+                "translations": translations.get(said.utterance, {}),
+            }
+            for said in stream.transcripts
+            if said.stable
+        ]
+        whole = {
+            "source": stream.config.source,
+            "targets": stream.targets,
+            "duration": stream.audio_received,
+            "utterances": utterances,
+        }
+        return Answer(HTTPStatus.OK, _json(whole), JSON, _CHANGING)
+
+    def _describe(self, stream_id: str) -> Answer:
+        stream = self._registry.get(stream_id)
+        if stream is None:
+            return _unknown(stream_id)
+        about = {
+            "stream_id": stream.id,
+            "source": stream.config.source,
+            "targets": stream.targets,
+            "audio_received": stream.audio_received,
+            "last_seq": stream.log.last_seq,
+            "ended": stream.log.closed,
+        }
+        return Answer(HTTPStatus.OK, _json(about), JSON, _CHANGING)
+
+    def _playlist(self, stream_id: str, query: Mapping[str, str]) -> Answer:
+        found = self._find(stream_id, query.get("target"))
+        if isinstance(found, Answer):
+            return found
+        stream, language = found
+        text = self._subtitles(stream, language).playlist(stream, _hls(stream.id, language, query))
+        return Answer(HTTPStatus.OK, text, _HLS, _CHANGING)
+
+    def _segment(self, stream_id: str, language: str, number: int, query: Mapping[str, str]) -> Answer:
+        found = self._find(stream_id, language)
+        if isinstance(found, Answer):
+            return found
+        stream, language = found
+        text = self._subtitles(stream, language).segment(stream, _hls(stream.id, language, query), number)
+        if text is None:
+            return Answer(
+                HTTPStatus.NOT_FOUND,
+                f"segment {number} is not complete yet, or no longer kept\n",
+                headers=_CHANGING,
+            )
+        return Answer(HTTPStatus.OK, text, _VTT, _LASTING)
+
+    def _subtitles(self, stream: LiveStream, language: str) -> LiveSubtitles:
+        by_language = self._live.setdefault(stream, {})
+        if language not in by_language:
+            by_language[language] = LiveSubtitles(language)
+        return by_language[language]
+
+    def _find(self, stream_id: str, target: str | None) -> tuple[LiveStream, str] | Answer:
+        """A stream and one of its languages: the first target, when none is named."""
+        stream = self._registry.get(stream_id)
+        if stream is None:
+            return _unknown(stream_id)
         languages = (*stream.targets, stream.config.source)
-        language = query.get("target", languages[0])
+        language = languages[0] if target is None else target
         if language not in languages:
             return Answer(
                 HTTPStatus.NOT_FOUND,
                 f"stream {stream_id} has no target {language!a}; it has {', '.join(languages)}\n",
+                headers=_CHANGING,
             )
-        return Viewing(stream, language)
+        return stream, language
+
+
+def _unknown(stream_id: str) -> Answer:
+    return Answer(HTTPStatus.NOT_FOUND, f"no stream {stream_id} is here (any more)\n", headers=_CHANGING)
+
+
+def _hls(stream_id: str, language: str, query: Mapping[str, str]) -> HlsConfig:
+    """Segments as the query wants them; their addresses carry its settings on."""
+    seconds = _whole("seconds", query.get("seconds", "6"), 2, 60)
+    mpegts = _whole("mpegts", query.get("mpegts", "0"), 0, 1 << 53)
+    return HlsConfig(
+        seconds=seconds,
+        target=seconds,
+        mpegts=mpegts,
+        uri=f"{stream_id}/{language}/{{number}}.vtt?seconds={seconds}&mpegts={mpegts}",
+    )
+
+
+def _whole(name: str, value: str, low: int, high: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,16}", value) or not low <= int(value) <= high:
+        raise QueryError(f"{name} must be a whole number from {low} to {high}, got {value[:40]!a}")
+    return int(value)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from pipeline.wire.events import Event, encode
 from workers.protocols import StreamError
@@ -50,6 +51,15 @@ class EventLog:
         self._grown.set()
         self._grown = asyncio.Event()
 
+    def kept(self, after_seq: int) -> Sequence[Entry]:
+        """The events after ``after_seq`` that are kept."""
+        return list(islice(self._entries, max(0, after_seq + 1 - self.first_seq), None))
+
+    async def grown(self, after_seq: int) -> None:
+        """Wait until there is an event after ``after_seq``, or there will be none."""
+        while self.last_seq <= after_seq and not self.closed:
+            await self._grown.wait()
+
     async def follow(self, after_seq: int) -> AsyncIterator[Entry]:
         """Yield every event after ``after_seq``, as it comes, to the end of the stream.
 
@@ -67,4 +77,4 @@ class EventLog:
                 yield self._entries[seq - self.first_seq]
             if self.closed:
                 return
-            await self._grown.wait()
+            await self.grown(seq)

@@ -15,7 +15,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, TypeAlias, cast
 
-from pipeline.config import StreamConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.audio.codecs import CompressedDecoder
+from pipeline.audio.pcm import to_s16le
+from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.errors import SurtitleError
 from pipeline.text.subtitles import Cue
 from pipeline.wire import commands, events
@@ -36,6 +41,9 @@ PIECE_BYTES = 32 * 1024
 INBOX_SECONDS = 10.0
 INBOX_BYTES = 2 * 1024 * 1024
 """Audio that waits for the encoder, at most; beyond it the client is not read from."""
+
+CODED_BYTES = 256 * 1024
+"""Compressed audio that waits to be decoded, at most."""
 
 OUTBOX_BYTES = 128 * 1024
 SPEECH_EVENT_BYTES = 4 * 1024
@@ -99,33 +107,44 @@ class LiveStream:
         self._latencies = Latencies()
         # Number of the connection that may bring audio; the next one takes it over.
         self._epoch = 0
-        # Whole frames received so far, and the start of one that was cut.
+        # The form in which the workers have the audio: as the client sends it, or decoded.
+        self._pcm = AudioFormat() if config.audio.compressed else config.audio
+        # Bytes and frames received so far, and the start of a frame that was cut.
+        self._bytes = 0
         self._frames = 0
         self._rest = b""
         # Seconds of audio that have been translated.
         self._audio_time = 0.0
         self._behind = False
         self._utterances = 0
-        bytes_per_second = config.audio.sample_rate * config.audio.bytes_per_frame
-        self._piece = _whole_frames(min(PIECE_BYTES, bytes_per_second), config)
+        bytes_per_second = self._pcm.sample_rate * self._pcm.bytes_per_frame
+        self._piece = _whole_frames(min(PIECE_BYTES, bytes_per_second), self._pcm)
         self._inbox: Mailbox[bytes | Control] = Mailbox(
             min(int(INBOX_SECONDS * bytes_per_second), INBOX_BYTES), _audio_bytes
         )
+        # Where the client's messages go: there, or to be decoded before.
+        self._entry = Mailbox(CODED_BYTES, _audio_bytes) if config.audio.compressed else self._inbox
         self._outbox: Mailbox[object] = Mailbox(OUTBOX_BYTES, _speech_bytes)
 
     @property
     def audio_received(self) -> float:
-        """Seconds of audio that arrived; a client that returns goes on from here."""
-        return self._frames / self.config.audio.sample_rate
+        """Seconds of audio that arrived, as far as it is decoded; a client that returns goes on from here."""
+        return self._frames / self._pcm.sample_rate
+
+    @property
+    def audio_time(self) -> float:
+        """Seconds of audio whose text has been published."""
+        return self._audio_time
+
+    def finals(self, language: str) -> list[events.UtteranceText]:
+        """Final texts so far in one of the targets or in the spoken language."""
+        if language == self.config.source:
+            return list(self.transcripts)
+        return [event for event in self.translations if event.target == language]
 
     def cues(self, language: str) -> list[Cue]:
-        """Final text so far, as subtitles in one of the targets or in the spoken language."""
-        finals = (
-            self.transcripts
-            if language == self.config.source
-            else [event for event in self.translations if event.target == language]
-        )
-        return [Cue(event.start, event.end, event.stable) for event in finals if event.stable]
+        """The same as subtitles."""
+        return [Cue(event.start, event.end, event.stable) for event in self.finals(language) if event.stable]
 
     async def open(self) -> None:
         """Make room for the stream in both workers.
@@ -133,9 +152,10 @@ class LiveStream:
         Raises:
             SurtitleError: one of them refuses or is lost; then the stream is in neither.
         """
+        config = replace(self.config, audio=self._pcm)
         try:
             for pump in (self._encoder, self._decoder):
-                _items(await pump.request(messages.Open(self.id, self.config)))
+                _items(await pump.request(messages.Open(self.id, config)))
         except BaseException:
             self.release()
             raise
@@ -153,6 +173,7 @@ class LiveStream:
                 source=self.config.source,
                 targets=self.targets,
                 audio_received=self.audio_received,
+                bytes_received=self._bytes,
                 **self._describe,
             )
         )
@@ -160,23 +181,29 @@ class LiveStream:
 
     async def feed(self, data: bytes, epoch: int) -> None:
         """Take audio; waits while too much of it is waiting. Audio of an earlier connection is dropped."""
+        if epoch != self._epoch:
+            return
         data = self._rest + data
-        whole = _whole_frames(len(data), self.config)
+        whole = _whole_frames(len(data), self.config.audio)
         self._rest = data[whole:]
         for start in range(0, whole, self._piece):
-            await self._inbox.wait_for_room()
+            await self._entry.wait_for_room()
             if epoch != self._epoch or self.log.closed:
                 return
             piece = data[start : min(start + self._piece, whole)]
-            self._inbox.put(piece)
-            frames = len(piece) // self.config.audio.bytes_per_frame
-            self._frames += frames
-            self._metrics.audio_seconds.inc(frames / self.config.audio.sample_rate)
-            self._latencies.received(self.audio_received, self._clock())
+            self._entry.put(piece)
+            self._bytes += len(piece)
+            if self._entry is self._inbox:
+                self._received(len(piece) // self._pcm.bytes_per_frame)
+
+    def _received(self, frames: int) -> None:
+        self._frames += frames
+        self._metrics.audio_seconds.inc(frames / self._pcm.sample_rate)
+        self._latencies.received(self.audio_received, self._clock())
 
     def command(self, command: Control) -> None:
         """Carry out a command after all audio that came before it."""
-        self._inbox.put(command)
+        self._entry.put(command)
 
     def refuse(self, error: SurtitleError) -> None:
         """Tell the client of a message that was not accepted; the stream goes on."""
@@ -190,6 +217,8 @@ class LiveStream:
         """Live until ``done`` or a fatal ``error`` has been published; leaves nothing in the workers."""
         try:
             async with asyncio.TaskGroup() as group:
+                if self._entry is not self._inbox:
+                    group.create_task(self._decode())
                 group.create_task(self._listen())
                 group.create_task(self._translate())
         except* SurtitleError as failures:
@@ -200,9 +229,36 @@ class LiveStream:
         finally:
             self.release()
 
+    async def _decode(self) -> None:
+        """What stands before the front half where audio is compressed; commands go past it, in order."""
+        decoder = CompressedDecoder(self.config.audio.encoding)
+        try:
+            while True:
+                for run in _runs(await self._entry.take(PIECE_BYTES)):
+                    match run:
+                        case tuple():
+                            await self._take_decoded(decoder.push(b"".join(run)))
+                            continue
+                        case commands.Flush():
+                            await self._take_decoded(iter((decoder.flush(),)))
+                        case commands.Stop():
+                            await self._take_decoded(decoder.finish())
+                    self._inbox.put(cast(Control, run))
+                    if isinstance(run, commands.Stop):
+                        return
+        finally:
+            decoder.close()
+
+    async def _take_decoded(self, pieces: Iterator[NDArray[np.float32]]) -> None:
+        """Put decoded audio into the inbox as there is room; decode it off the event loop, and not ahead."""
+        while (samples := await asyncio.to_thread(_second, pieces)) is not None:
+            await self._inbox.wait_for_room()
+            self._inbox.put(to_s16le(samples))
+            self._received(len(samples))
+
     async def _listen(self) -> None:
         """Front half: audio through the encoder, commands past it, in order."""
-        bytes_per_second = self.config.audio.sample_rate * self.config.audio.bytes_per_frame
+        bytes_per_second = self._pcm.sample_rate * self._pcm.bytes_per_frame
         heard = 0
         while True:
             for run in _runs(await self._inbox.take(self._piece)):
@@ -270,7 +326,8 @@ class LiveStream:
         if self.log.closed:
             return
         now = self._clock()
-        self.log.append(self._sequencer.stamp(event, server_time=now), last=last)
+        event = self._sequencer.stamp(event, server_time=now)
+        self.log.append(event, last=last)
         match event:
             case events.Transcript(final=True):
                 self.transcripts.append(event)
@@ -302,8 +359,16 @@ def _items(outcome: Outcome) -> tuple[object, ...]:
     return outcome.items
 
 
-def _whole_frames(size: int, config: StreamConfig) -> int:
-    return size - size % config.audio.bytes_per_frame
+def _second(pieces: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+    """The next second of audio at 16 kHz, or what there is; None at the end."""
+    taken: list[NDArray[np.float32]] = []
+    while sum(map(len, taken)) < SAMPLE_RATE and (piece := next(pieces, None)) is not None:
+        taken.append(piece)
+    return np.concatenate(taken) if taken else None
+
+
+def _whole_frames(size: int, audio: AudioFormat) -> int:
+    return size - size % audio.bytes_per_frame
 
 
 def _audio_bytes(item: object) -> int:

@@ -6,32 +6,38 @@ import io
 
 from rich.console import Console
 
+from pipeline.wire import events
 from workers.captions import Captions
 
 
-def transcript(stable, tentative="", *, final=False, start=0.0):
+def about(stable, tentative="", *, final=False, start=0.0):
     return {
-        "type": "transcript",
+        "utterance": 0,
         "start": start,
+        "end": start + 1,
         "stable": stable,
         "tentative": tentative,
         "final": final,
     }
 
 
-def translation(stable, **fields):
-    return {**transcript(stable, **fields), "type": "translation", "target": "en"}
+def transcript(*text, **fields):
+    return events.Transcript(**about(*text, **fields))
+
+
+def translation(*text, **fields):
+    return events.Translation(**about(*text, **fields), target="en")
 
 
 EVENTS = [
-    {"type": "ready"},
+    events.Ready(),
     transcript("Buenos", " día", start=61.25),
     translation("Good", tentative=" d", start=61.25),
     transcript("Buenos días.", final=True, start=61.25),
     translation("Good day.", final=True, start=61.25),
     transcript("", final=True, start=70.0),
-    {"type": "error", "code": "bad_message", "message": "no", "fatal": False},
-    {"type": "done"},
+    events.Error(code="bad_message", message="no", fatal=False),
+    events.Done(),
 ]
 
 

@@ -83,3 +83,24 @@ async def test_entries_carry_the_text_for_the_wire():
         "audio_time": 0.0,
         "server_time": 0.0,
     }
+
+
+@pytest.mark.parametrize(("after_seq", "seqs"), [(0, [3, 4, 5]), (3, [4, 5]), (5, []), (9, [])])
+def test_what_is_kept(after_seq, seqs):
+    log = Log(capacity=3)
+    log.add(*"abcde")
+
+    assert [entry.event.seq for entry in log.kept(after_seq)] == seqs
+
+
+async def test_growth_is_waited_for_once():
+    log = Log()
+    log.add("a")
+    await log.grown(0)
+    waiting = asyncio.create_task(log.grown(1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    log.end()
+    await waiting
+    await log.grown(99)  # there will be none
