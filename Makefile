@@ -1,5 +1,6 @@
 # make run      watch a Spanish recording being translated while it plays
 # make test     run the tests
+# make e2e      drive the pages in a real Chromium, retake the screenshots of docs/images
 # make lint     ruff, mypy and the import contracts
 # make format   put the code into ruff's form
 # make clean    remove everything that the above made
@@ -13,13 +14,18 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := .venv/.installed
 
-.PHONY: run test lint format clean
+.PHONY: run test e2e lint format clean
 
 run: $(INSTALLED)
 	@$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+e2e: $(INSTALLED)
+	@command -v chromium >/dev/null || apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
+	@$(PIP) install --constraint constraints.txt --editable ".[dev,e2e]"
+	CI=1 SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/e2e/browser
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

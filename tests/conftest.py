@@ -49,7 +49,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     import torch
 
-    from pipeline.training.__main__ import build
+    from pipeline.training import vocabulary
+    from pipeline.training.__main__ import build, tokenizer_texts
     from pipeline.training.export import export
     from pipeline.training.recipe import TINY
     from pipeline.training.text import read_pairs
@@ -57,7 +58,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        learner, raw, tokenizer, _ = build(TINY, read_pairs(ROOT / "benchmarks/data/heldout.es-en.tsv.gz"))
+        pairs = read_pairs(ROOT / "benchmarks/data/heldout.es-en.tsv.gz")
+        tokenizer = vocabulary.train(tokenizer_texts(pairs), TINY.text_tokens)
+        learner, raw, _ = build(TINY, tokenizer)
         learner.language_model.embed_tokens.weight.data[tokenizer.token_to_id("<end_of_turn>")] *= 4
     export(learner, raw, tokenizer, folder)
     return folder

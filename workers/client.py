@@ -1,167 +1,262 @@
-"""``surtitle listen``: send speech to a server as it is spoken, show the captions that come back."""
+"""A client of protocol version 1: audio and commands in, typed events out, over broken connections.
+
+It lies beside the server because it needs sockets, which ``pipeline`` may not have, and because ``surtitle
+listen`` uses it. It imports nothing of the server, no torch and no Ray.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-from typing import Any
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import TypeAlias
 
-import numpy as np
-from rich.console import Console
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.typing import Subprotocol
 
-from pipeline.audio.files import read_audio
-from pipeline.config import SAMPLE_RATE
-from pipeline.errors import AudioError, SurtitleError
-from pipeline.wire.protocol import SUBPROTOCOL
-from workers.captions import Captions
+from pipeline.config import AudioFormat
+from pipeline.errors import SurtitleError
+from pipeline.wire import commands, events
+from pipeline.wire.commands import encode_command
+from pipeline.wire.events import Event, decode
+from pipeline.wire.protocol import SUBPROTOCOL, SUPERSEDED
 from workers.protocols import StreamError
 
 DEFAULT_URL = "ws://127.0.0.1:8765/v1/stream"
 
-FRAME_SAMPLES = SAMPLE_RATE // 10
-"""Samples in one frame: 100 ms cost a third of the CPU of 20 ms, and are not felt."""
+FIRST_DELAY, LONGEST_DELAY = 0.1, 3.0
+"""Seconds between two attempts to come back: twice as long each time, and some of it at random."""
 
-Message = dict[str, Any]
-
-
-def listen(
-    path: Path | None = None,
-    *,
-    microphone: bool = False,
-    url: str = DEFAULT_URL,
-    source: str = "es",
-    targets: Sequence[str] = ("en",),
-    console: Console | None = None,
-) -> None:
-    """Send a recording or the microphone at real time and show what comes back until it ends.
-
-    On a terminal the captions are live; elsewhere every final line is printed once.
-
-    Args:
-        path: a recording.
-        microphone: listen to the microphone instead, until SIGINT.
-        url: the server's ``/v1/stream``.
-        source: language that is spoken.
-        targets: languages to translate into.
-        console: where to show it; standard output by default.
-
-    Raises:
-        AudioError: the recording cannot be read, or there is no microphone.
-        StreamError: the server cannot be reached, or ended the stream with an error.
-    """
-    audio = _microphone() if microphone else _paced(_pcm(read_audio(_required(path))))
-    start = {"type": "start", "source": source, "targets": list(targets)}
-    asyncio.run(_listen(url, start, audio, Captions(console or Console(), source)))
+Said: TypeAlias = bytes | commands.Flush | commands.Mark | commands.Update
+"""What a client says after ``start``: audio of at most 64 KiB, or a command."""
 
 
-async def converse(url: str, start: Message, audio: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-    """Hold one conversation of protocol version 1; yields the server's events to the last.
+async def converse(
+    url: str, start: commands.Start, said: AsyncIterable[Said], *, patience: float | None = None
+) -> AsyncIterator[Event]:
+    """Hold one conversation; when its connection breaks, come back and go on where it was.
+
+    Every event of the stream comes out once, in order, whatever happens to connections; besides, there is a
+    ``ready`` for every time that the client came back. What was said is kept until it is acknowledged. Who
+    leaves the iterator before its end has left for good: the server ends the stream.
 
     Args:
         url: the server's ``/v1/stream``.
-        start: the ``start`` message.
-        audio: frames to send; pacing is theirs. After the last, ``stop`` is sent.
+        start: how the stream starts.
+        said: audio and commands; pacing is theirs. Behind the last, ``stop`` is said.
+        patience: seconds for which to try to come back; by default as long as the server keeps the stream.
 
     Raises:
-        StreamError: the server cannot be reached, or the connection broke before ``done``.
+        StreamError: the server cannot be reached, ended the stream with a fatal error (whose code it has), or
+            the connection was lost for too long (``connection_lost``).
+        SurtitleError: whatever ``said`` raises.
     """
+    speech = _Speech(said, start.audio)
+    stream = _Stream(url, start, patience)
     try:
-        connection = await connect(
-            url,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            compression=None,
-            ping_timeout=None,  # a server that is behind reads our pongs late
-        )
-    except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as error:
-        raise StreamError(f"no Surtitle server answers at {url} ({error})", code="unreachable") from None
-    async with connection:
-        await connection.send(json.dumps(start))
-        sender = asyncio.create_task(_send(connection, audio))
-        last: Message = {}
-        why = "it was closed"
+        while True:
+            connection = await stream.connect()
+            try:
+                async with aclosing(_until_broken(connection, stream, speech)) as conversing:
+                    async for event in conversing:
+                        yield event
+            finally:
+                await connection.close()  # with code 1000, whatever made us leave
+            if stream.done:
+                return
+    finally:
+        await speech.close()
+
+
+class _Stream:
+    """Where a conversation is, as far as its server knows."""
+
+    def __init__(self, url: str, start: commands.Start, patience: float | None) -> None:
+        self._url = url
+        self._start = start
+        self._patience = patience
+        self._ready: events.Ready | None = None
+        self._seq = 0
+        self.done = False
+        # When the last connection that got through broke.
+        self._broken: float | None = None
+
+    async def connect(self) -> ClientConnection:
+        """A connection on which ``start`` has been said.
+
+        Raises:
+            StreamError: there is none to be had.
+        """
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        while True:
+            try:
+                connection = await connect(
+                    self._url,
+                    subprotocols=[Subprotocol(SUBPROTOCOL)],
+                    compression=None,
+                    ping_timeout=None,  # a server that is behind reads our pongs late
+                )
+                await connection.send(encode_command(self._first()))
+                return connection
+            except (OSError, InvalidHandshake, InvalidURI, TimeoutError, ConnectionClosed) as error:
+                if self._ready is None:
+                    raise StreamError(
+                        f"no Surtitle server answers at {self._url} ({error})", code="unreachable"
+                    ) from None
+                reason = error
+            delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
+            attempt += 1
+            if loop.time() + delay > self._deadline:
+                raise StreamError(
+                    f"the connection to {self._url} was lost and could not be had again ({reason})",
+                    code="connection_lost",
+                )
+            await asyncio.sleep(delay)
+
+    @property
+    def _deadline(self) -> float:
+        assert self._ready is not None
+        assert self._broken is not None
+        limit = self._ready.limits.get("resume_seconds", 0.0)
+        return self._broken + (limit if self._patience is None else self._patience)
+
+    def _first(self) -> commands.Start:
+        if self._ready is None:
+            return self._start
+        resume = commands.Resume(self._ready.stream_id, self._ready.token, self._seq)
+        return replace(self._start, resume=resume)
+
+    def take(self, event: Event) -> None:
+        """Take note of an event.
+
+        Raises:
+            StreamError: it ends the stream.
+        """
+        self._seq = event.seq or self._seq
+        match event:
+            case events.Ready():
+                self._ready = event
+                self._broken = None
+            case events.Done():
+                self.done = True
+            case events.Error(fatal=True):
+                raise StreamError(event.message, code=event.code)
+
+    def broke(self, connection: ClientConnection) -> None:
+        """The connection has ended before the stream.
+
+        Raises:
+            StreamError: it is of no use to come back.
+        """
+        if self._ready is None or connection.close_code == SUPERSEDED:
+            raise StreamError(
+                f"the connection to {self._url} ended before the stream (close code {connection.close_code})",
+                code="connection_lost",
+            )
+        if self._broken is None:
+            self._broken = asyncio.get_running_loop().time()
+
+
+class _Speech:
+    """What is said, kept until it is acknowledged."""
+
+    def __init__(self, said: AsyncIterable[Said], audio: AudioFormat) -> None:
+        self._said = aiter(said)
+        self._audio = audio
+        # What is kept, each with the position in bytes of audio where it stands, and where the next will.
+        self._kept: deque[tuple[int, Said | commands.Stop]] = deque()
+        self._end = 0
+        self._stopped = False
+        # The next thing to be said; it outlives the connection on which it was waited for.
+        self._coming: asyncio.Task[Said | commands.Stop] | None = None
+        self._failure: SurtitleError | None = None
+
+    def acknowledge(self, seconds: float) -> None:
+        """Nothing before this time has to be said again; in compressed audio nobody knows where that is."""
+        if self._audio.compressed:
+            return
+        done = int(seconds * self._audio.sample_rate) * self._audio.bytes_per_frame
+        while self._kept:
+            position, item = self._kept[0]
+            if position + (len(item) if isinstance(item, bytes) else 1) > done:
+                return
+            self._kept.popleft()
+
+    async def send(self, connection: ClientConnection, position: int) -> None:
+        """Say everything from a position on; commands that stand there may be said again.
+
+        An error of what is said is kept for :meth:`check`, and the connection cut.
+        """
         try:
-            async for message in connection:
-                last = json.loads(message)
-                yield last
-        except ConnectionClosed as error:
-            why = str(error)
-        finally:
+            for at, item in list(self._kept):
+                if not isinstance(item, bytes):
+                    if at >= position:
+                        await connection.send(encode_command(item))
+                elif at + len(item) > position:
+                    await connection.send(item[max(0, position - at) :])
+            while not self._stopped:
+                item = await self._next()
+                await connection.send(item if isinstance(item, bytes) else encode_command(item))
+        except SurtitleError as error:
+            self._failure = error
+            connection.transport.close()
+
+    def check(self) -> None:
+        """Raise what went wrong with what is said, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def _next(self) -> Said | commands.Stop:
+        if self._coming is None:
+            self._coming = asyncio.create_task(self._read())
+        item = await asyncio.shield(self._coming)
+        self._coming = None
+        self._kept.append((self._end, item))
+        if isinstance(item, bytes):
+            self._end += len(item)
+        self._stopped = isinstance(item, commands.Stop)
+        return item
+
+    async def _read(self) -> Said | commands.Stop:
+        return await anext(self._said, commands.Stop())
+
+    async def close(self) -> None:
+        """Let go of what is said."""
+        if self._coming is not None:
+            self._coming.cancel()
+            with suppress(asyncio.CancelledError, SurtitleError):
+                await self._coming
+
+
+async def _until_broken(
+    connection: ClientConnection, stream: _Stream, speech: _Speech
+) -> AsyncGenerator[Event]:
+    """The events of one connection; what is said goes out from the first ``ready`` on."""
+    sender: asyncio.Task[None] | None = None
+    try:
+        async for message in connection:
+            event = decode(str(message))
+            if event is None:
+                continue
+            stream.take(event)
+            if isinstance(event, events.Ack):
+                speech.acknowledge(event.audio_time)
+            elif isinstance(event, events.Ready) and sender is None:
+                # Nothing was said on a connection whose ready did not arrive, so the first one is as good as
+                # the last.
+                sender = asyncio.create_task(speech.send(connection, event.bytes_received))
+            yield event
+    except ConnectionClosed:
+        pass
+    finally:
+        if sender is not None:
             sender.cancel()
-            (sent,) = await asyncio.gather(sender, return_exceptions=True)
-    if isinstance(sent, SurtitleError):
-        raise sent
-    if last.get("type") != "done" and not last.get("fatal"):
-        raise StreamError(f"the connection to {url} ended before the stream ({why})", code="connection_lost")
-
-
-async def _listen(url: str, start: Message, audio: AsyncIterator[bytes], captions: Captions) -> None:
-    with captions:
-        async for event in converse(url, start, audio):
-            if event["type"] == "error" and event["fatal"]:
-                raise StreamError(event["message"], code=event["code"])
-            captions.show(event)
-
-
-async def _send(connection: ClientConnection, audio: AsyncIterator[bytes]) -> None:
-    try:
-        async for frame in audio:
-            await connection.send(frame)
-        await connection.send('{"type":"stop"}')
-    except SurtitleError:
-        connection.transport.close()  # ends the receiving side, too
-        raise
-
-
-async def _paced(pcm: bytes) -> AsyncIterator[bytes]:
-    """Cut PCM into frames, each at the time when its last sample would have been spoken."""
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    size = 2 * FRAME_SAMPLES
-    for number, begin in enumerate(range(0, len(pcm), size), start=1):
-        await asyncio.sleep(started + number * FRAME_SAMPLES / SAMPLE_RATE - loop.time())
-        yield pcm[begin : begin + size]
-
-
-def _pcm(waveform: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    # Full scale is 32,768, so that 16-bit recordings arrive as they are.
-    pcm: bytes = np.clip(np.rint(waveform * 32_768), -32_768, 32_767).astype("<i2").tobytes()
-    return pcm
-
-
-def _required(path: Path | None) -> Path:
-    if path is None:
-        raise ValueError("either a path or the microphone is needed")
-    return path
-
-
-async def _microphone() -> AsyncIterator[bytes]:
-    """Frames from the default microphone until SIGINT; sounddevice is an optional dependency."""
-    try:
-        import sounddevice  # type: ignore[import-not-found]  # noqa: PLC0415
-    except (ImportError, OSError) as error:  # OSError: the package is there, PortAudio is not
-        raise AudioError(
-            f"the microphone needs the package sounddevice and PortAudio ({error}); "
-            "install them with 'pip install sounddevice', or give a recording"
-        ) from None
-    loop = asyncio.get_running_loop()
-    frames: asyncio.Queue[bytes] = asyncio.Queue()
-
-    def heard(data: Any, _samples: int, _time: Any, _status: Any) -> None:
-        loop.call_soon_threadsafe(frames.put_nowait, bytes(data))
-
-    try:
-        stream = sounddevice.RawInputStream(
-            samplerate=SAMPLE_RATE, channels=1, dtype="int16", blocksize=FRAME_SAMPLES, callback=heard
-        )
-    except sounddevice.PortAudioError as error:
-        raise AudioError(f"no microphone can be opened: {error}") from None
-    loop.add_signal_handler(signal.SIGINT, frames.put_nowait, b"")
-    with stream:
-        while frame := await frames.get():
-            yield frame
+            await asyncio.gather(sender, return_exceptions=True)
+    speech.check()
+    if not stream.done:
+        stream.broke(connection)

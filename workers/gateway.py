@@ -6,10 +6,9 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -18,7 +17,7 @@ from websockets.typing import Subprotocol
 
 from pipeline.errors import ProtocolError, SurtitleError
 from pipeline.wire import commands, events
-from pipeline.wire.events import Event, Sequencer, encode
+from pipeline.wire.events import Sequencer
 from pipeline.wire.protocol import (
     INTERNAL,
     NORMAL,
@@ -27,20 +26,24 @@ from pipeline.wire.protocol import (
     SUPERSEDED,
     TOO_SLOW,
     Limits,
-    ServerProtocol,
     close_code,
 )
-from workers.endpoints import Answer, Endpoints, Viewing
+from workers.dialects.base import Dialect, Reply, Step
+from workers.dialects.native import START_SECONDS, Native
+from workers.dialects.routes import REALTIME, dialect_at
+from workers.endpoints import Endpoints
+from workers.eventlog import Entry
 from workers.metrics import Metrics
 from workers.protocols import StreamError
 from workers.pump import Pump
 from workers.registry import Registry
 from workers.sessions import LiveStream
+from workers.sinks.board import Board
+from workers.sinks.config import SinkSettings
+from workers.site import Answer
+from workers.watching import CueViewing, Viewing
 
 logger = logging.getLogger(__name__)
-
-START_SECONDS = 10.0
-"""How long a client may take to send ``start``."""
 
 SEND_SECONDS = 10.0
 """How long one event may take to leave before its reader counts as too slow."""
@@ -58,6 +61,8 @@ HARD_LIMIT = 1024 * 1024
 
 RETRY_SECONDS = 5.0
 
+_NO_PAGE = Answer(HTTPStatus.UPGRADE_REQUIRED, "this is a WebSocket endpoint.\n")
+
 
 class Gateway:
     """Serves protocol version 1 and the pages around it.
@@ -68,6 +73,8 @@ class Gateway:
         metrics: where to count.
         model: the model's name, for ``ready``.
         limits: what clients must keep to.
+        languages: ISO 639-1 codes of those that the model was made for.
+        sinks: where captions can be pushed to.
         send_seconds: how long one event may take to leave before its reader counts as too slow.
         clock: Unix time in seconds.
     """
@@ -80,11 +87,15 @@ class Gateway:
         metrics: Metrics,
         model: str,
         limits: Limits,
+        languages: Sequence[str] = (),
+        sinks: Sequence[SinkSettings] = (),
         send_seconds: float = SEND_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.registry = Registry(encoders, decoders, model=model, limits=limits, clock=clock, metrics=metrics)
-        self._endpoints = Endpoints(self.registry, metrics)
+        about = {"model": model, "languages": languages, "limits": limits.as_dict()}
+        self._endpoints = Endpoints(self.registry, metrics, about)
+        self._sinks = Board(sinks, clock=clock, metrics=metrics)
         self._metrics = metrics
         self._limits = limits
         self._send_seconds = send_seconds
@@ -99,7 +110,7 @@ class Gateway:
             self._handle,
             sock=sock,
             process_request=self._process_request,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            subprotocols=[Subprotocol(SUBPROTOCOL), Subprotocol(REALTIME)],
             select_subprotocol=_select_subprotocol,
             compression=None,  # speech hardly shrinks, and 50 KB per connection are many at a thousand
             max_size=HARD_LIMIT,
@@ -114,6 +125,7 @@ class Gateway:
             yield server
         finally:
             await self.registry.close()
+            await self._sinks.close()
             server.close(code=1012)
             await server.wait_closed()
 
@@ -121,39 +133,69 @@ class Gateway:
         if request.method != "GET":
             return _response(connection, Answer(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is accepted\n"))
         upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
+        if dialect_at(request.path, request.headers) is not None:
+            return None if upgrade else _response(connection, _NO_PAGE)
         answer = self._endpoints.get(request.path, upgrade=upgrade)
         return _response(connection, answer) if isinstance(answer, Answer) else None
 
     async def _handle(self, connection: ServerConnection) -> None:
         _give_up_on_the_dead(connection)
         assert connection.request is not None
+        path, headers = connection.request.path, connection.request.headers
         try:
-            match self._endpoints.get(connection.request.path, upgrade=True):
+            if (dialect := dialect_at(path, headers)) is not None:
+                await self._speak(connection, dialect)
+                return
+            match self._endpoints.get(path, upgrade=True):
                 case None:
-                    await self._speak(connection)
+                    await self._speak(connection, Native(self._limits))
                 case Viewing() as viewing:
-                    await self._view(connection, viewing)
+                    await self._view(connection, self._show_captions(connection, viewing))
+                case CueViewing() as viewing:
+                    await self._view(connection, self._show_cues(connection, viewing))
         except ConnectionClosed:
             return
         except Exception:
             logger.exception("a connection failed")
             await connection.close(INTERNAL)
 
-    async def _view(self, connection: ServerConnection, viewing: Viewing) -> None:
+    async def _view(self, connection: ServerConnection, showing: Coroutine[None, None, None]) -> None:
         self._metrics.viewers.inc()
         try:
-            await self._until_either_ends(
-                connection, self._write(connection, viewing.stream, 0, viewing.shows), _drain(connection)
-            )
+            await self._until_either_ends(connection, showing, _drain(connection))
         finally:
             self._metrics.viewers.dec()
 
-    async def _speak(self, connection: ServerConnection) -> None:
-        protocol = ServerProtocol(self._limits)
+    async def _show_captions(self, connection: ServerConnection, viewing: Viewing) -> None:
+        follows_from = viewing.follows_from
+        for text in viewing.missed():
+            await self._send(connection, text)
+        await self._write(
+            connection,
+            viewing.stream,
+            follows_from,
+            lambda entry: (entry.text,) if viewing.shows(entry.event) else (),
+        )
+
+    async def _show_cues(self, connection: ServerConnection, viewing: CueViewing) -> None:
+        async for text in viewing.messages(self._clock):
+            await self._send(connection, text)
+        await connection.close(NORMAL)
+
+    async def _send(self, connection: ServerConnection, text: str) -> None:
+        """Send a message; the connection of one who does not read is closed."""
         try:
-            stream, after_seq = await self._start(connection, protocol)
+            async with asyncio.timeout(self._send_seconds):
+                await connection.send(text)
+        except TimeoutError:
+            self._metrics.dropped.inc()
+            await connection.close(TOO_SLOW)
+
+    async def _speak(self, connection: ServerConnection, dialect: Dialect) -> None:
+        try:
+            stream, after_seq, steps = await self._start(connection, dialect)
         except SurtitleError as error:
-            await self._refuse(connection, error)
+            await self._refuse(connection, dialect, error)
             return
         superseded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         previous = self._owners.get(stream.id)
@@ -165,33 +207,50 @@ class Gateway:
         try:
             await self._until_either_ends(
                 connection,
-                self._write(connection, stream, after_seq, lambda event: True),
-                self._read(connection, protocol, stream, epoch),
+                self._write(connection, stream, after_seq, dialect.messages),
+                self._read(connection, dialect, steps, stream, epoch),
                 superseded,
             )
         finally:
             if self._owners[stream.id] is superseded:
                 del self._owners[stream.id]
                 close = connection.protocol.close_rcvd
-                self.registry.detached(stream, left=close is not None and close.code == NORMAL)
+                left = not dialect.resumable or (close is not None and close.code == NORMAL)
+                self.registry.detached(stream, left=left)
         if superseded.done():
             await connection.close(SUPERSEDED, "another connection resumed the stream")
 
-    async def _start(self, connection: ServerConnection, protocol: ServerProtocol) -> tuple[LiveStream, int]:
+    async def _start(
+        self, connection: ServerConnection, dialect: Dialect
+    ) -> tuple[LiveStream, int, Sequence[Step]]:
+        """Talk to a client until it starts a stream or takes one up again.
+
+        Returns:
+            The stream, the ``seq`` of the last event that the client has, and what it said behind ``start``.
+        """
+        for text in dialect.greet():
+            await self._send(connection, text)
         try:
-            async with asyncio.timeout(START_SECONDS):
-                first = await connection.recv()
+            async with asyncio.timeout(dialect.start_seconds):
+                steps = dialect.receive(await connection.recv())
+                while not steps or not isinstance(start := steps[0], commands.Start):
+                    for step in steps:
+                        if isinstance(step, Reply):
+                            await self._send(connection, step.text)
+                    steps = dialect.receive(await connection.recv())
         except TimeoutError:
             raise ProtocolError(
-                f"no start came within {START_SECONDS:g} s; the first message must be start",
+                f"no start came within {dialect.start_seconds:g} s; the first message must be start",
                 code="not_started",
             ) from None
-        start = cast(commands.Start, protocol.receive(first))
         if start.resume is not None:
-            return self.registry.resume(start.resume), start.resume.after_seq
-        return await self.registry.open(start), 0
+            return self.registry.resume(start.resume), start.resume.after_seq, steps[1:]
+        self._sinks.check(start)
+        stream = await self.registry.open(start)
+        self._sinks.attach(stream, start.sinks)
+        return stream, 0, steps[1:]
 
-    async def _refuse(self, connection: ServerConnection, error: SurtitleError) -> None:
+    async def _refuse(self, connection: ServerConnection, dialect: Dialect, error: SurtitleError) -> None:
         """Answer a connection that has no stream."""
         self._metrics.errors.labels(error.code).inc()
         event = events.Error(
@@ -200,16 +259,23 @@ class Gateway:
             fatal=True,
             retry_after=RETRY_SECONDS if error.code == "at_capacity" else None,
         )
-        await connection.send(encode(Sequencer("").stamp(event, server_time=self._clock())))
+        for text in dialect.render(Sequencer("").stamp(event, server_time=self._clock())):
+            await self._send(connection, text)
         await connection.close(close_code(error.code), error.code)
 
     async def _read(
-        self, connection: ServerConnection, protocol: ServerProtocol, stream: LiveStream, epoch: int
+        self,
+        connection: ServerConnection,
+        dialect: Dialect,
+        steps: Sequence[Step],
+        stream: LiveStream,
+        epoch: int,
     ) -> None:
-        """Carry the client's messages to its stream."""
+        """Carry the client's messages to its stream, behind the ``steps`` that came with its start."""
+        await self._take(connection, steps, stream, epoch)
         async for message in connection:
             try:
-                received = protocol.receive(message)
+                steps = dialect.receive(message)
             except ProtocolError as error:
                 if error.fatal:
                     stream.fail(error)
@@ -217,25 +283,33 @@ class Gateway:
                     return
                 stream.refuse(error)
                 continue
-            if isinstance(received, bytes):
-                await stream.feed(received, epoch)
-            elif not isinstance(received, commands.Start):
-                stream.command(received)
+            await self._take(connection, steps, stream, epoch)
+
+    async def _take(
+        self, connection: ServerConnection, steps: Sequence[Step], stream: LiveStream, epoch: int
+    ) -> None:
+        for step in steps:
+            if isinstance(step, Reply):
+                await self._send(connection, step.text)
+            elif isinstance(step, bytes):
+                await stream.feed(step, epoch)
+            elif not isinstance(step, commands.Start):
+                stream.command(step)
 
     async def _write(
         self,
         connection: ServerConnection,
         stream: LiveStream,
         after_seq: int,
-        shows: Callable[[Event], bool],
+        messages: Callable[[Entry], Iterable[str]],
     ) -> None:
         """Send a stream's events, and close the connection after the last."""
         code = NORMAL
         try:
             async for entry in stream.log.follow(after_seq):
-                if shows(entry.event):
+                for text in messages(entry):
                     async with asyncio.timeout(self._send_seconds):
-                        await connection.send(entry.text)
+                        await connection.send(text)
                 if isinstance(entry.event, events.Error) and entry.event.fatal:
                     code = close_code(entry.event.code)
         except (TimeoutError, StreamError):
@@ -276,13 +350,16 @@ async def _drain(connection: ServerConnection) -> None:
 
 def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     """Speak version 1 also with those who offer nothing, or something else besides."""
-    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+    known = (Subprotocol(SUBPROTOCOL), Subprotocol(REALTIME))
+    return next((name for name in known if name in offered), None)
 
 
 def _response(connection: ServerConnection, answer: Answer) -> Response:
     response = connection.respond(answer.status, answer.body)
     del response.headers["Content-Type"]
     response.headers["Content-Type"] = answer.content_type
+    for name, value in answer.headers.items():
+        response.headers[name] = value
     return response
 
 

@@ -30,6 +30,12 @@ class Metrics:
             "Connections closed because they read too slowly.",
             registry=self.registry,
         )
+        self.sink_captions = Counter(
+            "surtitle_sink_captions",
+            "Captions for sinks by what became of them: sent, refused, late, dropped.",
+            ["sink", "outcome"],
+            registry=self.registry,
+        )
         self.audio_seconds = Counter(
             "surtitle_audio_received_seconds", "Audio received.", registry=self.registry
         )

@@ -8,13 +8,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from pipeline.checkpoint import locate
 from pipeline.cli import NANO
+from pipeline.gemma.prompt import PromptTemplate
 from pipeline.wire.protocol import Limits
 from workers import placement
 from workers.decoder import DecoderWorker
@@ -67,10 +69,18 @@ def run(
         Path(path).name,
         partial(load_encoder, path, settings.device, settings.dtype),
         partial(load_decoder, path, settings.device, settings.dtype, settings.ple),
+        languages=PromptTemplate.from_pretrained(locate(path)).languages,
     )
 
 
-def serve(settings: Settings, model: str, encoder: Load[EncoderStream], decoder: Load[DecoderStream]) -> None:
+def serve(
+    settings: Settings,
+    model: str,
+    encoder: Load[EncoderStream],
+    decoder: Load[DecoderStream],
+    *,
+    languages: Sequence[str] = (),
+) -> None:
     """Serve until SIGINT or SIGTERM, with workers that load what they are given.
 
     Args:
@@ -78,6 +88,7 @@ def serve(settings: Settings, model: str, encoder: Load[EncoderStream], decoder:
         model: the model's name, for clients.
         encoder: loads what encoder workers host.
         decoder: loads what decoder workers host.
+        languages: that the model was made for, for clients.
 
     Raises:
         SettingsError: the address is taken.
@@ -92,7 +103,8 @@ def serve(settings: Settings, model: str, encoder: Load[EncoderStream], decoder:
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray") as ray_thread,
     ):
         try:
-            asyncio.run(_until_signal(_serve(sock, settings, model, encoder, decoder), ray_thread))
+            serving = _serve(sock, settings, model, encoder, decoder, languages=languages)
+            asyncio.run(_until_signal(serving, ray_thread))
         finally:
             ray_thread.submit(placement.stop_local).result()
 
@@ -132,6 +144,8 @@ async def _serve(
     model: str,
     encoder: Load[EncoderStream],
     decoder: Load[DecoderStream],
+    *,
+    languages: Sequence[str],
 ) -> None:
     workers = settings.encoder_workers + settings.decoder_workers
     place = partial(
@@ -145,7 +159,15 @@ async def _serve(
     metrics = Metrics()
     async with run_pool(encoders, decoders, metrics) as pool:
         limits = Limits(resume_seconds=settings.resume_seconds)
-        gateway = Gateway(pool.encoders, pool.decoders, metrics=metrics, model=model, limits=limits)
+        gateway = Gateway(
+            pool.encoders,
+            pool.decoders,
+            metrics=metrics,
+            model=model,
+            limits=limits,
+            languages=languages,
+            sinks=settings.sinks,
+        )
         async with gateway.serve(sock) as server:
             host, port = sock.getsockname()[:2]
             print(_ready_line(host, port, model, settings), file=sys.stderr, flush=True)

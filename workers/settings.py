@@ -18,17 +18,25 @@
     decoders = 1
     streams = 32               # most streams in one worker at a time
     threads = 2                # torch threads of one worker; default: the cores, shared out
+
+    [[sinks]]                  # where captions are pushed to; see docs/sinks.md
+    name = "hall"
+    kind = "zoom"
+    language = "en"
+    locale = "en-US"
+    url_file = "/run/secrets/zoom"
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SurtitleError
+from workers.sinks.config import SinkSettings, read_sink
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -55,6 +63,7 @@ class Settings:
         decoder_workers: processes that decode.
         streams: most streams in one worker at a time.
         threads: torch threads of one worker; ``None`` shares the machine's cores out.
+        sinks: where captions can be pushed to.
     """
 
     host: str = "127.0.0.1"
@@ -68,6 +77,7 @@ class Settings:
     decoder_workers: int = 1
     streams: int = 32
     threads: int | None = None
+    sinks: tuple[SinkSettings, ...] = ()
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -122,11 +132,15 @@ def read_settings(path: Path) -> Settings:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise SettingsError(f"{path}: not a TOML file: {error}") from None
-    types = {field.name: _TYPES[str(field.type)] for field in fields(Settings)}
+    types = {field.name: _TYPES[str(field.type)] for field in fields(Settings) if field.name != "sinks"}
     values: dict[str, Any] = {}
+    if "sinks" in raw:
+        values["sinks"] = _read_sinks(path, raw.pop("sinks"))
     for table, content in raw.items():
         if table not in _TABLES or not isinstance(content, dict):
-            raise SettingsError(f"{path}: no table [{table}] is known; accepted are {_listed(_TABLES)}")
+            raise SettingsError(
+                f"{path}: no table [{table}] is known; accepted are {_listed(_TABLES)}, [[sinks]]"
+            )
         for key, value in content.items():
             name = _TABLES[table].get(key)
             if name is None:
@@ -143,5 +157,20 @@ def read_settings(path: Path) -> Settings:
         raise SettingsError(f"{path}: {error}") from None
 
 
-def _listed(names: Mapping[str, object]) -> str:
+def _read_sinks(path: Path, tables: Any) -> tuple[SinkSettings, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SettingsError(f"{path}: sinks are tables [[sinks]]")
+    sinks: dict[str, SinkSettings] = {}
+    for table in tables:
+        try:
+            sink = read_sink(table)
+        except ValueError as error:
+            raise SettingsError(f"{path}: [[sinks]]: {error}") from None
+        if sink.name in sinks:
+            raise SettingsError(f"{path}: [[sinks]]: the name {sink.name!r} is there twice")
+        sinks[sink.name] = sink
+    return tuple(sinks.values())
+
+
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)

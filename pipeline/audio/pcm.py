@@ -22,7 +22,18 @@ def _mulaw_table() -> NDArray[np.float32]:
     return (signed / 8192).astype(np.float32)
 
 
-_MULAW = _mulaw_table()
+def _alaw_table() -> NDArray[np.float32]:
+    """The 256 sample values of ITU-T G.711 A-law, in float32 of full scale 1."""
+    code = np.arange(256, dtype=np.uint8) ^ 0x55
+    mantissa, exponent = (code & 0x0F).astype(np.int32), (code >> 4 & 0x07).astype(np.int32)
+    step = 2 * mantissa + 1
+    magnitude = np.where(exponent == 0, step, (step + 32) << np.maximum(exponent - 1, 0))
+    signed = np.where(code & 0x80, magnitude, -magnitude)
+    # G.711 values have 13 bits, sign included.
+    return (signed / 4096).astype(np.float32)
+
+
+_G711 = {"mulaw": _mulaw_table(), "alaw": _alaw_table()}
 
 
 class PcmDecoder:
@@ -30,9 +41,16 @@ class PcmDecoder:
 
     Args:
         audio_format: encoding, sample rate and channels of the bytes.
+
+    Raises:
+        AudioError: the encoding is a compressed one.
     """
 
     def __init__(self, audio_format: AudioFormat) -> None:
+        if audio_format.compressed:
+            raise AudioError(
+                f"{audio_format.encoding} is no PCM; decode it with pipeline.audio.codecs before"
+            )
         self._format = audio_format
         # The first bytes of a frame whose rest has not arrived yet.
         self._partial = b""
@@ -58,9 +76,16 @@ class PcmDecoder:
             case "pcm_f32le":
                 samples = np.frombuffer(data, dtype="<f4", count=whole // 4).astype(np.float32)
                 check_amplitude(samples)
-            case _:
-                samples = _MULAW[np.frombuffer(data, dtype=np.uint8, count=whole)]
+            case law:
+                samples = _G711[law][np.frombuffer(data, dtype=np.uint8, count=whole)]
         return mix_down(samples.reshape(-1, self._format.channels))
+
+
+def to_s16le(samples: NDArray[np.float32]) -> bytes:
+    """Samples of full scale 1 as 16-bit little-endian integers, those beyond it clipped."""
+    # Full scale is 32,768, so that 16-bit recordings arrive as they are.
+    pcm: bytes = np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype("<i2").tobytes()
+    return pcm
 
 
 def mix_down(samples: NDArray[np.float32]) -> NDArray[np.float32]:

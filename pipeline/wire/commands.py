@@ -2,7 +2,8 @@
 
 Everything here comes from outside. :func:`parse_command` turns a text message into one of the frozen
 :data:`Command` classes or raises :exc:`~pipeline.errors.ProtocolError` with a sentence that names the
-field, the value and what is accepted; nothing else comes out, whatever goes in.
+field, the value and what is accepted; nothing else comes out, whatever goes in. :func:`encode_command` is for
+clients.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NoReturn, TypeAlias
 
 from pipeline.config import AudioFormat
@@ -19,8 +20,11 @@ from pipeline.errors import AudioError, ProtocolError
 MAX_TARGETS = 8
 """Most languages that one stream can be translated into at a time."""
 
+MAX_SINKS = 16
+"""Most sinks that a stream may ask for."""
+
 MAX_ID_LENGTH = 128
-"""Longest ``mark`` id, ``stream_id`` or ``token``, in characters."""
+"""Longest ``mark`` id, ``stream_id``, ``token`` or name of a sink, in characters."""
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})?")
 _SHOWN_LENGTH = 60
@@ -44,6 +48,7 @@ class Start:
     audio: AudioFormat = field(default_factory=AudioFormat)
     partials: bool = True
     resume: Resume | None = None
+    sinks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,12 @@ def parse_command(text: str) -> Command:
         return _parse(text)
     except RecursionError:
         _refuse("the message is nested too deeply; accepted is a JSON object as in protocol version 1")
+
+
+def encode_command(command: Command) -> str:
+    """Write a command down as the text message that :func:`parse_command` reads."""
+    given = {name: value for name, value in asdict(command).items() if value is not None}
+    return json.dumps({"type": type(command).__name__.lower(), **given})
 
 
 def _parse(text: str) -> Command:
@@ -165,6 +176,12 @@ def _languages(name: str, value: object) -> tuple[str, ...]:
     return languages
 
 
+def _names(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_SINKS:
+        _refuse(f"{name} must be a list of at most {MAX_SINKS} names, got {_shown(value)}")
+    return tuple(_identifier(f"{name}[{index}]", item) for index, item in enumerate(value))
+
+
 def _audio(name: str, value: object) -> AudioFormat:
     given = _object(name, value)
     accepted = [item.name for item in fields(AudioFormat)]
@@ -208,6 +225,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Command], dict[str, Check]]] = {
             "audio": _audio,
             "partials": _flag,
             "resume": _resume,
+            "sinks": _names,
         },
     ),
     "flush": (Flush, {}),

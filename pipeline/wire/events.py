@@ -1,7 +1,7 @@
 """What the server says: protocol version 1, server to client.
 
 An event is made without knowing the stream that it belongs to or the wall clock; a :class:`Sequencer` stamps
-it with both, and :func:`encode` writes it down.
+it with both, and :func:`encode` writes it down. :func:`decode` is for clients.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
+
+from pipeline.errors import ProtocolError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Ready(Event):
         targets: languages that it is translated into.
         limits: what the client must keep to.
         audio_received: seconds of audio that the server has; the next audio starts there.
+        bytes_received: the same in bytes, as the client has sent them.
     """
 
     type: ClassVar[str] = "ready"
@@ -52,6 +55,7 @@ class Ready(Event):
     targets: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
     audio_received: float = 0.0
+    bytes_received: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +210,32 @@ def encode(event: Event) -> str:
     message: dict[str, Any] = {"type": event.type}
     message |= {name: getattr(event, name) for name in (*_HEAD, *own)}
     return json.dumps(message, ensure_ascii=False)
+
+
+_KINDS: dict[str, type[Event]] = {
+    kind.type: kind
+    for kind in (Ready, SpeechStart, SpeechEnd, Transcript, Translation, Ack, Status, Mark, Error, Done)
+}
+
+
+def decode(text: str) -> Event | None:
+    """Read a text message of the server; what a client need not know is left out.
+
+    Returns:
+        The event; None when its type is not known.
+
+    Raises:
+        ProtocolError: the message is no event, or lacks one of its fields.
+    """
+    try:
+        message = json.loads(text)
+        kind = _KINDS.get(message["type"])
+        if kind is None:
+            return None
+        known = {item.name for item in fields(kind)}
+        values = {name: value for name, value in message.items() if name in known}
+        if kind is Ready:
+            values["targets"] = tuple(values.get("targets", ()))
+        return kind(**values)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ProtocolError("the message is no event of protocol version 1") from None

@@ -29,10 +29,12 @@ def surtitle(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @asynccontextmanager
-async def serving():
+async def serving(*options: str):
     """A server as a user starts it; yields its address."""
     process = await asyncio.create_subprocess_exec(
-        *SURTITLE, "serve", "--port", "0", stderr=asyncio.subprocess.PIPE, start_new_session=True
+        *(*SURTITLE, "serve", "--port", "0", *options),
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         line = (await process.stderr.readline()).decode()

@@ -21,6 +21,7 @@ from workers.metrics import Metrics
 from workers.pool import run_pool
 
 DEFAULT_LIMITS = Limits()
+SPELLING = {"model": "spelling", "languages": ("es", "en", "fr", "de")}
 
 
 async def eventually(condition, seconds=20):
@@ -38,9 +39,7 @@ async def running(*, encoders=None, decoders=None, capacity=32, limits=DEFAULT_L
     decoders = decoders or [DecoderWorker(load_decoder, capacity=capacity)]
     metrics = Metrics()
     async with run_pool(encoders, decoders, metrics, tick=0.0) as pool:
-        gateway = Gateway(
-            pool.encoders, pool.decoders, metrics=metrics, model="spelling", limits=limits, **options
-        )
+        gateway = Gateway(pool.encoders, pool.decoders, metrics=metrics, limits=limits, **SPELLING | options)
         sock = socket.create_server(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"
         async with gateway.serve(sock) as server:

@@ -8,6 +8,7 @@ import pytest
 
 from workers import settings
 from workers.settings import Settings, SettingsError, read_settings
+from workers.sinks.config import read_sink
 
 
 def read(tmp_path, text):
@@ -23,8 +24,12 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 def test_the_example_of_the_documentation_is_read(tmp_path):
     example = settings.__doc__.split(".. code-block:: toml\n")[1].replace("\n    ", "\n")
 
+    zoom = {"name": "hall", "kind": "zoom", "language": "en", "locale": "en-US"}
     assert read(tmp_path, example) == Settings(
-        model="models/gemma-3n-E2B-it", ple="ple.int8.safetensors", threads=2
+        model="models/gemma-3n-E2B-it",
+        ple="ple.int8.safetensors",
+        threads=2,
+        sinks=(read_sink({**zoom, "url_file": "/run/secrets/zoom"}),),
     )
 
 
@@ -57,3 +62,32 @@ def test_what_cannot_be_used_is_named(tmp_path, text, sentence):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"none\.toml: cannot be read: No such file"):
         read_settings(tmp_path / "none.toml")
+
+
+def test_sinks_are_tables_of_their_own(tmp_path):
+    path = tmp_path / "surtitle.toml"
+    path.write_text(
+        '[server]\nport = 1\n[[sinks]]\nname = "hall"\nkind = "youtube"\nlanguage = "en"\nurl = "http://a/"\n'
+        '[[sinks]]\nname = "mixer"\nkind = "obs"\nlanguage = "fr"\nurl = "ws://a/"\nalways = true\n'
+    )
+    settings = read_settings(path)
+
+    assert [(sink.name, sink.kind, sink.always) for sink in settings.sinks] == [
+        ("hall", "youtube", False),
+        ("mixer", "obs", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[sinks]\nname = "hall"\n', r"tables \[\[sinks\]\]"),
+        ('[[sinks]]\nname = "hall"\n', "kind is missing"),
+        ('[[sinks]]\nname="a"\nkind="youtube"\nlanguage="en"\nurl="http://a/"\n' * 2, "'a' is there twice"),
+    ],
+)
+def test_sinks_that_cannot_be_used(tmp_path, text, says):
+    path = tmp_path / "surtitle.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=says):
+        read_settings(path)

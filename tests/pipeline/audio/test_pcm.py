@@ -30,14 +30,15 @@ def test_f32le():
     np.testing.assert_array_equal(decode(samples.tobytes(), encoding="pcm_f32le"), samples)
 
 
-def test_mulaw_decodes_as_libsndfile_does():
+@pytest.mark.parametrize(("encoding", "subtype"), [("mulaw", "ULAW"), ("alaw", "ALAW")])
+def test_g711_decodes_as_libsndfile_does(encoding, subtype):
     """All 256 codes have the values that libsndfile gives them."""
     codes = bytes(range(256))
     expected, _ = soundfile.read(
-        io.BytesIO(codes), dtype="float32", format="RAW", subtype="ULAW", samplerate=8000, channels=1
+        io.BytesIO(codes), dtype="float32", format="RAW", subtype=subtype, samplerate=8000, channels=1
     )
 
-    np.testing.assert_allclose(decode(codes, encoding="mulaw"), expected, atol=1e-7)
+    np.testing.assert_allclose(decode(codes, encoding=encoding), expected, atol=1e-7)
 
 
 def test_channels_are_averaged():
@@ -48,7 +49,7 @@ def test_channels_are_averaged():
 
 
 @given(
-    encoding=st.sampled_from(["pcm_s16le", "pcm_f32le", "mulaw"]),
+    encoding=st.sampled_from(["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]),
     channels=st.integers(1, 8),
     frames=st.integers(0, 40),
     surplus=st.integers(0, 100),

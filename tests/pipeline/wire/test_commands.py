@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import AudioFormat
 from pipeline.errors import ProtocolError
-from pipeline.wire.commands import Flush, Mark, Resume, Start, Stop, Update, parse_command
+from pipeline.wire.commands import Flush, Mark, Resume, Start, Stop, Update, encode_command, parse_command
 
 ACCEPTED = {
     '{"type":"start"}': Start(),
@@ -136,3 +136,21 @@ def _parse(text):
     assert isinstance(outcome, Start | Flush | Mark | Update | Stop | ProtocolError)
     assert getattr(outcome, "code", "bad_message") in CODES
     str(outcome).encode()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Start(),
+        Start("en", ("es", "fr"), AudioFormat("opus"), partials=False),
+        Start(resume=Resume("stream", "token", 7)),
+        Flush(),
+        Mark("here"),
+        Update(),
+        Update(targets=("fr",), partials=True),
+        Stop(),
+    ],
+    ids=str,
+)
+def test_what_a_client_writes_is_what_is_read(command):
+    assert parse_command(encode_command(command)) == command

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
+from pipeline.errors import ProtocolError
 from pipeline.wire import events
-from pipeline.wire.events import Done, Error, Mark, Ready, Sequencer, SpeechStart, Transcript, encode
+from pipeline.wire.events import Done, Error, Mark, Ready, Sequencer, SpeechStart, Transcript, decode, encode
 
 
 def test_events_are_numbered_from_one_without_gaps():
@@ -59,3 +60,39 @@ def test_types_are_distinct():
     kinds = [kind for kind in vars(events).values() if dataclasses.is_dataclass(kind) and kind.type]
 
     assert len({kind.type for kind in kinds}) == len(kinds) == 10
+
+
+ALL = [
+    events.Ready(token="t", model="m", source="es", targets=("en", "fr"), limits={"targets": 8}),
+    events.SpeechStart(utterance=1, time=0.5),
+    events.SpeechEnd(utterance=1, time=1.5),
+    events.Transcript(utterance=1, start=0.5, end=1.5, stable="Sí", tentative="", final=True),
+    events.Translation(
+        utterance=1, start=0.5, end=1.5, stable="Yes", tentative=".", final=False, target="en"
+    ),
+    events.Ack(audio_time=1.5),
+    events.Status(behind=1.0, action="none"),
+    events.Mark(id="here"),
+    events.Error(code="internal", message="no", fatal=True),
+    events.Done(audio_seconds=2.0, utterances=1, latency={"finals": 1}),
+]
+
+
+@pytest.mark.parametrize("event", ALL, ids=lambda event: event.type)
+def test_clients_read_what_was_written(event):
+    event = Sequencer("stream").stamp(event, server_time=7.0)
+
+    assert decode(encode(event)) == event
+
+
+def test_clients_leave_out_what_they_do_not_know():
+    assert decode('{"type":"mark","id":"here","colour":"red"}') == events.Mark(id="here")
+    assert decode('{"type":"rainbow"}') is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "7", "{}", '{"type":"mark"}', '{"type":[]}', '{"type":"ready","targets":1}']
+)
+def test_what_is_no_event_is_refused(text):
+    with pytest.raises(ProtocolError, match="no event"):
+        decode(text)

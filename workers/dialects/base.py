@@ -1,0 +1,96 @@
+"""What a dialect is, and what several of them need."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pipeline.wire.commands import Command
+from pipeline.wire.events import Event, UtteranceText
+from workers.eventlog import Entry
+
+IDLE_SECONDS = 300.0
+"""How long a client may take to start: those of other protocols connect before anybody speaks."""
+
+UNSPACED = frozenset(("zh", "ja", "th", "lo", "km", "my"))
+"""Languages that write no space between two sentences."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A text message that goes back to the client at once."""
+
+    text: str
+
+
+Step: TypeAlias = Command | bytes | Reply
+"""What a client's message comes to: a command, audio, or an answer that needs no stream."""
+
+
+class Dialect(ABC):
+    """One connection in one protocol.
+
+    The first command that it yields is ``Start``, and it yields no second one.
+    """
+
+    start_seconds = IDLE_SECONDS
+    """How long the client may take until its stream starts."""
+
+    resumable = False
+    """Whether a client whose connection broke can come back to its stream."""
+
+    def greet(self) -> Iterable[str]:
+        """Messages that the server begins with."""
+        return ()
+
+    @abstractmethod
+    def receive(self, message: str | bytes) -> Sequence[Step]:
+        """Take the client's next message.
+
+        Raises:
+            ProtocolError: it is not accepted. Before ``Start``, and when the error is fatal, the connection
+                ends with it; otherwise the message counts as never sent.
+        """
+
+    @abstractmethod
+    def render(self, event: Event) -> Iterable[str]:
+        """Messages that tell the client of an event of its stream, or that it has none."""
+
+    def messages(self, entry: Entry) -> Iterable[str]:
+        """Messages for an entry of the stream's log."""
+        return self.render(entry.event)
+
+
+class Transcript:
+    """Utterances of one language as one text to which is only added, as other protocols want it.
+
+    Args:
+        language: decides whether a space stands between two utterances.
+    """
+
+    def __init__(self, language: str) -> None:
+        self._gap = "" if primary(language) in UNSPACED else " "
+        # Number of the utterance that was added to last, and how much of it has been.
+        self._utterance = -1
+        self._length = 0
+        self._begun = False
+
+    def add(self, event: UtteranceText) -> str:
+        """What the stable text of ``event`` adds."""
+        if event.utterance != self._utterance:
+            self._utterance, self._length = event.utterance, 0
+        added = event.stable[self._length :]
+        if not added:
+            return ""
+        if self._length == 0:
+            added = (self._gap if self._begun else "") + added.lstrip()
+        self._length = len(event.stable)
+        self._begun = True
+        return added
+
+
+def primary(language: str) -> str:
+    """The language of a locale: ``es`` of ``es-ES``, ``es_ES`` and ``ES``."""
+    return language.replace("_", "-").split("-")[0].lower()

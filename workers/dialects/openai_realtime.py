@@ -1,0 +1,142 @@
+"""What both kinds of OpenAI Realtime sessions have in common: JSON events, base64 audio, errors.
+
+Written to the types of the ``openai`` package (``openai.types.realtime``), which are made from OpenAI's
+specification. No key is asked for; that is for whoever stands in front of the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import secrets
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.config import AudioFormat
+from pipeline.errors import ProtocolError
+from pipeline.wire import commands, events
+from pipeline.wire.events import Event
+from workers.dialects.base import Dialect, Reply, Step, primary
+
+PCM = AudioFormat("pcm_s16le", 24_000)
+"""``pcm16`` in OpenAI's words: 24 kHz, one channel."""
+
+_OURS = frozenset(("internal", "worker_lost", "shutting_down", "at_capacity"))
+
+
+class RealtimeDialect(Dialect):
+    """A session of OpenAI's Realtime API over a WebSocket.
+
+    Args:
+        query: of the address; ``source`` is the language that is spoken, for OpenAI has no field for it in
+            translation sessions, and ``model`` is repeated to the client.
+    """
+
+    def __init__(self, query: Mapping[str, str]) -> None:
+        self._session = "sess_" + secrets.token_urlsafe(12)
+        self._model = query.get("model", "surtitle")
+        self._source = primary(query.get("source", commands.Start.source))
+        self._audio = PCM
+        self._events = 0
+        # Whether the stream has been started, and with it language and format are settled.
+        self._started = False
+
+    def receive(self, message: str | bytes) -> Sequence[Step]:
+        """A message that is not accepted is answered with an ``error`` event; the session goes on."""
+        given: dict[str, Any] = {}
+        try:
+            given = _parsed(message)
+            return self._take(str(given.get("type")), given)
+        except ProtocolError as error:
+            return [self._error(str(error), error.code, event_id=given.get("event_id"))]
+
+    @abstractmethod
+    def _take(self, kind: str, given: dict[str, Any]) -> Sequence[Step]:
+        """Carry out a client event of type ``kind``."""
+
+    @abstractmethod
+    def _start(self) -> commands.Start:
+        """The command that the first audio is preceded by."""
+
+    def _append(self, given: Mapping[str, Any]) -> list[Step]:
+        """Audio, behind the start of the stream if it is the first."""
+        audio = given.get("audio")
+        if not isinstance(audio, str):
+            raise ProtocolError("audio must be a base64 string")
+        try:
+            data = base64.b64decode(audio, validate=True)
+        except (binascii.Error, ValueError):
+            raise ProtocolError("audio must be base64, as in RFC 4648, section 4") from None
+        return [*self._begin(), data]
+
+    def _begin(self) -> list[Step]:
+        if self._started:
+            return []
+        self._started = True
+        return [self._start()]
+
+    def render(self, event: Event) -> Iterable[str]:
+        """Errors are the same in every kind of session; the rest is the session's own."""
+        if isinstance(event, events.Error):
+            return (self._error(event.message, event.code).text,)
+        return self._tell(event)
+
+    @abstractmethod
+    def _tell(self, event: Event) -> Iterable[str]:
+        """Messages for an event that is no error."""
+
+    def _message(self, kind: str, **fields: Any) -> str:
+        self._events += 1
+        return json.dumps({"type": kind, "event_id": f"event_{self._events}", **fields}, ensure_ascii=False)
+
+    def _reply(self, kind: str, **fields: Any) -> Reply:
+        return Reply(self._message(kind, **fields))
+
+    def _error(self, message: str, code: str, *, event_id: object = None) -> Reply:
+        kind = "server_error" if code in _OURS else "invalid_request_error"
+        error = {"type": kind, "code": code, "message": message, "param": None, "event_id": event_id}
+        return self._reply("error", error=error)
+
+
+def _parsed(message: str | bytes) -> dict[str, Any]:
+    if isinstance(message, bytes):
+        raise ProtocolError("events are text; audio goes into them as base64")
+    try:
+        given = json.loads(message)
+    except (ValueError, RecursionError):
+        raise ProtocolError("the event is not JSON") from None
+    if not isinstance(given, dict):
+        raise ProtocolError("the event must be a JSON object")
+    return given
+
+
+def section(given: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    """The object at ``path``; what is missing or null on the way is an empty one.
+
+    Raises:
+        ProtocolError: something on the way is no object.
+    """
+    found: Any = given
+    for index, name in enumerate(path):
+        found = found.get(name)
+        if found is None:
+            return {}
+        if not isinstance(found, dict):
+            raise ProtocolError(f"{'.'.join(path[: index + 1])} must be an object")
+    return dict(found)
+
+
+def language_in(given: Mapping[str, Any], name: str) -> str | None:
+    """The language that a field of ``given`` names, if it is there.
+
+    Raises:
+        ProtocolError: it is no text.
+    """
+    value = given.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ProtocolError(f"{name} must be a language code such as 'en'")
+    return primary(value)

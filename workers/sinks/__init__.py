@@ -1,0 +1,1 @@
+"""Where captions are pushed to: meetings, live videos, mixers, and whoever listens."""
