@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import SAMPLE_RATE
-from pipeline.training.batches import Batch
+from pipeline.training.batches import Batch, on_device
 
 FRAME, HOP, FFT, BINS = 512, 160, 1024, 128
 LOW_HZ, HIGH_HZ, PREEMPHASIS, FLOOR = 125.0, 7600.0, 0.97, 1e-5
@@ -37,14 +37,19 @@ def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device
     nowhere = len(batch.samples) * samples
     out = torch.zeros(nowhere + 1, device=device)
     if len(batch.piece_source):
-        source, start, example = (
-            torch.from_numpy(values).to(device)
-            for values in (batch.piece_source, batch.piece_start, batch.piece_example)
+        source, start, example, speed, gain = (
+            on_device(values, device)
+            for values in (
+                batch.piece_source,
+                batch.piece_start,
+                batch.piece_example,
+                batch.piece_speed,
+                batch.piece_gain,
+            )
         )
-        speed, gain = (torch.from_numpy(v).to(device) for v in (batch.piece_speed, batch.piece_gain))
         # Lengths come from the CPU: to ask the device for sizes would be to wait for it.
         lengths = ((batch.piece_samples - 2) / batch.piece_speed).astype(np.int64).clip(min=1)
-        length = torch.from_numpy(lengths).to(device)
+        length = on_device(lengths, device)
         piece = torch.repeat_interleave(
             torch.arange(len(length), device=device), length, output_size=int(lengths.sum())
         )
@@ -191,8 +196,8 @@ def warped_filterbanks(device: torch.device) -> Tensor:
     """HTK mel filterbanks over warped frequency axes.
 
     Returns:
-        Float32 [WARPS, FFT // 2 + 1, BINS]. The first :data:`UNIFORM_WARPS` move all formants by one factor of
-        1.2 at most, up or down, and the middle one of them is exact; the others move the regions of the
+        Float32 [WARPS, FFT // 2 + 1, BINS]. The first :data:`UNIFORM_WARPS` move all formants by one factor
+        of 1.2 at most, up or down, and the middle one of them is exact; the others move the regions of the
         first, the second and the higher formants each by a factor of its own.
     """
     nyquist = SAMPLE_RATE / 2

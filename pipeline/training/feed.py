@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import queue
-import time
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -17,6 +18,8 @@ import torch
 from pipeline.training.batches import Batch, Batcher
 from pipeline.training.synthesis import Chunk, chunk_path
 
+EARLY = 200
+"""Chunks that are read from their files before they are taken in; 3 MB each."""
 PREFETCH = 4
 """Batches that each process draws ahead."""
 
@@ -46,6 +49,12 @@ class SpeechPool:
         self._folder = folder
         self._drawing = drawing
         self._making = making
+        self._full = False
+        # Files are read beside the training; the device is used by its own thread alone.
+        self._early: queue.Queue[Chunk | Exception] = queue.Queue(EARLY)
+        self._closed = threading.Event()
+        self._loader = threading.Thread(target=self._load, name="speech", daemon=True)
+        self._loader.start()
 
     def read(self, at_least: int = 0) -> None:
         """Take in the chunks that are ready, in order; wait until there are ``at_least`` of them.
@@ -54,19 +63,26 @@ class SpeechPool:
             RuntimeError: they are not all there and nobody makes them any more.
             ValueError: the buffer is too small for the first of them.
         """
-        while self.filled < len(self.buffer):
-            path = chunk_path(self._folder, self.chunks)
-            if not path.exists():
-                if self.chunks >= at_least:
+        while not self._full:
+            # Asked first: what was made before the maker ended is there to be loaded.
+            ended = not self._making()
+            missing = self.chunks < at_least
+            try:
+                chunk = self._early.get(missing, timeout=1)
+            except queue.Empty:
+                path = chunk_path(self._folder, self.chunks)
+                if not missing:
                     return
-                if not self._making() and not path.exists():
-                    raise RuntimeError(f"synthesis ended without {path}")
-                time.sleep(0.2)
+                if ended and not path.exists():
+                    raise RuntimeError(f"synthesis ended without {path}") from None
                 continue
-            chunk = Chunk.load(path)
+            if isinstance(chunk, Exception):
+                raise chunk
             if self.filled + len(chunk.pcm) + 1 > len(self.buffer):
                 if not self.chunks:
                     raise ValueError(f"{len(self.buffer)} samples are too few for a chunk of speech")
+                self._full = True
+                self.close()
                 return
             # A copy: what a file was read into is read-only.
             pcm = torch.from_numpy(np.array(chunk.pcm))
@@ -74,6 +90,29 @@ class SpeechPool:
             self._drawing.add(chunk, self.filled)
             self.filled += len(pcm)
             self.chunks += 1
+
+    def close(self) -> None:
+        """Read no more files."""
+        self._closed.set()
+        self._loader.join()
+
+    def _load(self) -> None:
+        for index in itertools.count():
+            path = chunk_path(self._folder, index)
+            while not path.exists():
+                if self._closed.wait(0.2):
+                    return
+            try:
+                loaded: Chunk | Exception = Chunk.load(path)
+            except Exception as error:
+                loaded = error
+            while True:
+                try:
+                    self._early.put(loaded, timeout=0.2)
+                    break
+                except queue.Full:
+                    if self._closed.is_set():
+                        return
 
 
 class Drawing:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +17,7 @@ from pipeline.encoder.embedder import MultimodalEmbedder
 from pipeline.gemma.attention import Attention
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.layers import MLP
-from pipeline.training.batches import ALPHABET, Batch
+from pipeline.training.batches import ALPHABET, Batch, on_device
 
 
 class Learner(nn.Module):
@@ -79,31 +78,68 @@ class Learner(nn.Module):
             ffn_widths: of the sub-model that learns in this step; None for the whole.
             answering: whether the decoder runs over speech; if not, the first loss of speech is zero.
         """
-        decoder, audio = self.language_model, self.config.audio
-        spelling = mel.new_zeros(())
+        frames, spelling = None, mel.new_zeros(())
         if mel.shape[1]:
             frames = self.audio_tower.frames(mel)
-            spelling = self._spelling_loss(frames, batch)
+            spelling = self.spelling_loss(frames, batch)
             if not answering:
                 return mel.new_zeros(()), spelling
-        embedded = decoder.embed(batch.token_ids)
-        hard = self.embed_audio.hard(batch.token_ids.clamp(min=audio.vocab_offset))
-        is_hard = (batch.token_ids >= audio.vocab_offset).unsqueeze(-1)
-        embedded = torch.where(is_hard, hard.to(embedded.dtype), embedded)
-        if mel.shape[1]:
-            soft = self.embed_audio(self.audio_tower.reduce(frames))
-            at = torch.arange(batch.token_ids.shape[1], device=mel.device) - batch.audio_start
-            spread = soft[:, at.clamp(0, soft.shape[1] - 1)]
-            is_audio = (batch.token_ids == self.config.audio_token_id).unsqueeze(-1)
-            embedded = torch.where(is_audio, spread.to(embedded.dtype), embedded)
-        if torch.is_autocast_enabled(mel.device.type):
-            embedded = embedded.to(torch.get_autocast_dtype(mel.device.type))
-        embedded = F.dropout(embedded, self.dropout, self.training)
-        hidden = decoder.hidden(batch.token_ids, embedded, ffn_widths=ffn_widths)
-        logits = decoder.logits(hidden.flatten(0, 1)[batch.positions])
-        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.smoothing), spelling
+        answer = self.answer_loss(
+            frames,
+            batch.token_ids,
+            batch.positions,
+            batch.labels,
+            audio_start=batch.audio_start,
+            ffn_widths=ffn_widths,
+        )
+        return answer, spelling
 
-    def _spelling_loss(self, frames: Tensor, batch: DeviceBatch) -> Tensor:
+    def answer_loss(
+        self,
+        frames: Tensor | None,
+        token_ids: Tensor,
+        positions: Tensor,
+        labels: Tensor,
+        *,
+        audio_start: int,
+        ffn_widths: Sequence[int] | None,
+    ) -> Tensor:
+        """Mean cross-entropy of the answer's tokens.
+
+        Args:
+            frames: conformer frames, [B, T, hidden]; None for text alone.
+            token_ids: see :class:`DeviceBatch`, as the next three.
+            positions: see there.
+            labels: see there.
+            audio_start: see there.
+            ffn_widths: as for :meth:`forward`.
+        """
+        decoder, audio = self.language_model, self.config.audio
+        embedded = decoder.embed(token_ids)
+        hard = self.embed_audio.hard(token_ids.clamp(min=audio.vocab_offset))
+        is_hard = (token_ids >= audio.vocab_offset).unsqueeze(-1)
+        embedded = torch.where(is_hard, hard.to(embedded.dtype), embedded)
+        if frames is not None:
+            soft = self.embed_audio(self.audio_tower.reduce(frames))
+            at = torch.arange(token_ids.shape[1], device=token_ids.device) - audio_start
+            spread = soft[:, at.clamp(0, soft.shape[1] - 1)]
+            is_audio = (token_ids == self.config.audio_token_id).unsqueeze(-1)
+            embedded = torch.where(is_audio, spread.to(embedded.dtype), embedded)
+        device = token_ids.device.type
+        if torch.is_autocast_enabled(device):
+            embedded = embedded.to(torch.get_autocast_dtype(device))
+        embedded = F.dropout(embedded, self.dropout, self.training)
+        hidden = decoder.hidden(token_ids, embedded, ffn_widths=ffn_widths)
+        logits = decoder.logits(hidden.flatten(0, 1)[positions])
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+
+    def spelling_loss(self, frames: Tensor, batch: DeviceBatch) -> Tensor:
+        """CTC loss (Graves et al. 2006) of a batch's characters, per character.
+
+        Args:
+            frames: conformer frames, [B, T, hidden].
+            batch: what was said.
+        """
         losses = F.ctc_loss(
             self.characters(frames).float().log_softmax(-1).transpose(0, 1),
             batch.characters,
@@ -114,16 +150,17 @@ class Learner(nn.Module):
         )
         return losses.sum() / max(int(batch.character_counts.sum()), 1)
 
+    def compile_stem(self) -> None:
+        """Compile the convolutions, whose norms pass over the longest tensors of all, for fixed shapes."""
+        self.audio_tower.subsample_conv_projection.compile(dynamic=False)
+
     def compile_blocks(self) -> None:
-        """Compile what repeats, for fixed shapes: fused, a step takes half the time."""
+        """Compile all that repeats, for fixed shapes: fused, a step takes half the time on a CPU."""
         # One code object serves all blocks, in every shape and width.
         torch._dynamo.config.recompile_limit = 256
         torch._dynamo.config.accumulated_recompile_limit = 1024
-        for block in (
-            self.audio_tower.subsample_conv_projection,
-            *self.audio_tower.conformer,
-            *self.language_model.layers,
-        ):
+        self.compile_stem()
+        for block in (*self.audio_tower.conformer, *self.language_model.layers):
             block.compile(dynamic=False)
 
 
@@ -134,7 +171,7 @@ class DeviceBatch:
     Args:
         token_ids: int64 [B, L].
         positions: those with a loss, in ``B * L``, int64 [n].
-        labels: the id to predict at each of them, int64 [n].
+        labels: the id to predict at each of them, int64 [n]; -100 where there is none.
         audio_start: position of the first audio soft token in every row.
         frames: conformer frames (40 ms) of each example's audio, int64 [B], on the CPU: lengths on the device
             would make the CTC loss wait for it.
@@ -151,21 +188,27 @@ class DeviceBatch:
     character_counts: Tensor
 
     @classmethod
-    def of(cls, batch: Batch, device: torch.device) -> DeviceBatch:
-        """Copy ``batch`` over; labels are gathered to the positions that have one."""
+    def of(cls, batch: Batch, device: torch.device, places: int | None = None) -> DeviceBatch:
+        """Copy ``batch`` over.
 
-        def there(values: npt.NDArray[np.int64]) -> Tensor:
-            tensor = torch.from_numpy(values)
-            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
+        Args:
+            batch: its labels are gathered to the positions that have one.
+            device: where to.
+            places: pad these to so many.
+        """
         labels = batch.labels.reshape(-1)
         positions = np.flatnonzero(labels != -100)
+        labels = labels[positions]
+        if places is not None:
+            missing = places - len(positions)
+            positions = np.pad(positions, (0, missing))
+            labels = np.pad(labels, (0, missing), constant_values=-100)
         return cls(
-            there(batch.token_ids),
-            there(positions),
-            there(labels[positions]),
+            on_device(batch.token_ids, device),
+            on_device(positions, device),
+            on_device(labels, device),
             batch.audio_start,
             torch.from_numpy(batch.samples // 640 + 1),
-            there(batch.characters),
+            on_device(batch.characters, device),
             torch.from_numpy(batch.character_counts),
         )

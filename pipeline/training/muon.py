@@ -53,10 +53,10 @@ class Muon(torch.optim.Optimizer):
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
                 gradients = [p.grad for p in parameters if p.grad is not None]
-                averages = [
-                    self.state[parameter].setdefault("average", torch.zeros_like(parameter))
-                    for parameter in parameters
-                ]
+                for parameter in parameters:
+                    if parameter not in self.state:
+                        self.state[parameter]["average"] = torch.zeros_like(parameter)
+                averages = [self.state[parameter]["average"] for parameter in parameters]
                 torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
                 ahead = torch._foreach_lerp(gradients, averages, group["momentum"])
                 updates = orthogonalise(torch.stack(ahead))

@@ -19,6 +19,7 @@ from pipeline.config import SAMPLE_RATE
 from pipeline.training import augment
 from pipeline.training.batches import Batch, Batcher, Bucket
 from pipeline.training.feed import Drawing, SpeechPool
+from pipeline.training.graphs import GraphedLearner
 from pipeline.training.learner import DeviceBatch, Learner
 from pipeline.training.muon import Muon
 from pipeline.training.recipe import Recipe
@@ -123,12 +124,15 @@ def train(
     half = [width // 2 for width in learner.config.text.intermediate_size]
     banks = augment.warped_filterbanks(device)
     steppers = optimisers(learner, recipe, fused=device.type == "cuda")
+    step_learner = GraphedLearner(learner) if device.type == "cuda" else learner
     rates = [stepper.param_groups[0]["lr"] for stepper in steppers]
     # Since the last line of the log, by what they are of.
     losses: dict[str, list[Tensor]] = {"answer": [], "ctc": [], "text": []}
     step, seconds = 0, 0.0
-    with closing(Drawing(batchers, seed)) as drawing:
-        pool = SpeechPool(folder, drawing, pool_samples, device, making)
+    with (
+        closing(Drawing(batchers, seed)) as drawing,
+        closing(SpeechPool(folder, drawing, pool_samples, device, making)) as pool,
+    ):
         pool.read(recipe.first_chunks)
         log(f"{pool.chunks} chunks, {pool.filled / SAMPLE_RATE / 3600:.1f} h of speech to begin with")
         begun = time.monotonic()
@@ -144,11 +148,13 @@ def train(
             bucket = recipe.buckets[index]
             mel = heard(pool.buffer, batch, bucket, banks, generator)
             widths = half if chooser.random() < recipe.half_share else None
+            places = bucket.size * bucket.answer if device.type == "cuda" else None
+            there = DeviceBatch.of(batch, device, places)
             # A shape that is rarely drawn is not worth compiling for.
             stance = "default" if bucket.share >= COMPILED_SHARE else "force_eager"
             with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance(stance):
                 answering = progress >= recipe.hearing_share or not bucket.samples
-                answer, spelling = learner(mel, DeviceBatch.of(batch, device), widths, answering=answering)
+                answer, spelling = step_learner(mel, there, widths, answering=answering)
                 loss = answer + (0.5 - 0.35 * progress) * spelling
                 loss.backward()
             replicas.average_gradients(learner.parameters())
@@ -157,9 +163,9 @@ def train(
                 stepper.step()
                 stepper.zero_grad(set_to_none=True)
             if answering:
-                losses["answer" if bucket.samples else "text"].append(answer.detach())
+                losses["answer" if bucket.samples else "text"].append(answer.detach().clone())
             if bucket.samples:
-                losses["ctc"].append(spelling.detach())
+                losses["ctc"].append(spelling.detach().clone())
             seconds += float(batch.samples.sum()) / SAMPLE_RATE
             step += 1
             if step % LOG_EVERY == 0 or step == 1:

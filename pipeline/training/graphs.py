@@ -1,0 +1,78 @@
+"""The learner's step as CUDA graphs: small layers spend longer on being launched than on being computed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.training.learner import DeviceBatch, Learner
+
+
+class GraphedLearner:
+    """Takes a :class:`Learner`'s place in the training loop, on a GPU.
+
+    Each shape of batch and each width of feed-forward gets graphs of its own when it first comes: one of the
+    encoder, one of the rest. The CTC loss stands between them, for its lengths lie on the CPU. Batches must
+    have their labels padded (``places`` of :meth:`DeviceBatch.of`), or each would be a shape of its own.
+
+    Args:
+        learner: on the GPU, in training.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._graphs: dict[Hashable, Any] = {}
+        # Graphs that never run within one another share memory; the encoder's waits for its backward pass
+        # while those of the rest run.
+        self._hearing_pool, self._answering_pool = (torch.cuda.graph_pool_handle() for _ in range(2))
+
+    def __call__(
+        self, mel: Tensor, batch: DeviceBatch, ffn_widths: Sequence[int] | None, *, answering: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`Learner.forward`; what is returned is valid until the next call."""
+        frames, spelling = None, mel.new_zeros(())
+        if mel.shape[1]:
+            frames = self._graph(_Hearing(self._learner), (mel.shape,), self._hearing_pool, mel)
+            spelling = self._learner.spelling_loss(frames, batch)
+            if not answering:
+                return mel.new_zeros(()), spelling
+        inputs = (batch.token_ids, batch.positions, batch.labels, *(() if frames is None else (frames,)))
+        key = (batch.token_ids.shape, batch.positions.shape, ffn_widths and tuple(ffn_widths))
+        answer = _Answering(self._learner, batch.audio_start, ffn_widths)
+        return self._graph(answer, key, self._answering_pool, *inputs), spelling
+
+    def _graph(self, part: nn.Module, key: Hashable, pool: Any, *inputs: Tensor) -> Tensor:
+        graph: Any = self._graphs.get(key)
+        if graph is None:
+            samples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in inputs)
+            with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), cache_enabled=False):
+                graph = torch.cuda.make_graphed_callables(part, samples, allow_unused_input=True, pool=pool)
+            self._graphs[key] = graph
+        out: Tensor = graph(*inputs)
+        return out
+
+
+class _Hearing(nn.Module):
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, mel: Tensor) -> Tensor:
+        return self.learner.audio_tower.frames(mel)
+
+
+class _Answering(nn.Module):
+    def __init__(self, learner: Learner, audio_start: int, ffn_widths: Sequence[int] | None) -> None:
+        super().__init__()
+        self.learner = learner
+        self.audio_start, self.ffn_widths = audio_start, ffn_widths
+
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, labels: Tensor, frames: Tensor | None = None
+    ) -> Tensor:
+        return self.learner.answer_loss(
+            frames, token_ids, positions, labels, audio_start=self.audio_start, ffn_widths=self.ffn_widths
+        )
