@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ WORDS_PER_SECOND = 2.5
 INSTRUCTION, BEHIND, LABEL = 40, 6, 3
 """Tokens before the audio, behind it, and before a translation, about as in the published prompt."""
 
+LONGEST = 512
+"""Positions of the longest sequence: all of the above and half a minute of speech."""
+
 INTERVAL = 4
 """Soft tokens between two hypotheses: 640 ms."""
 
@@ -47,15 +51,14 @@ REDECODED = 2
 """Tokens of a draft that turn out to be wrong: the last word, which was cut."""
 
 
-def measure(model: Gemma3n, reference: nn.Module) -> dict[str, Any]:
+def measure(model: Gemma3n, reference: nn.Module) -> dict[str, float]:
     """Steps, and audio that is taken in, beside what they are held against; prints them too."""
     ours = step_seconds(model, BATCH)
     theirs = generate_seconds(model, reference)
     one = step_seconds(model, 1)
-    nbytes = core_bytes(model)
-    floor = nbytes / bytes_per_second()
-    ingest = ingest_seconds(model)
-    held = torch.cuda.memory_allocated()
+    speed = bytes_per_second()
+    floor = _nbytes(model.language_model) / speed
+    reading, computing = ingest_floors(model, speed)
     result = {
         "decode_tokens_per_s": BATCH / ours,
         "transformers_tokens_per_s": BATCH / theirs,
@@ -63,13 +66,35 @@ def measure(model: Gemma3n, reference: nn.Module) -> dict[str, Any]:
         "step_s": one,
         "step_floor_s": floor,
         "step_vs_floor": one / floor,
-        "core_bytes": nbytes,
-        "ingest_64_streams_s": ingest,
-        "allocated_bytes": held,
+        "ingest_64_streams_s": ingest_seconds(model),
+        "ingest_bandwidth_floor_s": reading,
+        "ingest_flop_floor_s": computing,
     }
+    _show(result)
+    return result
+
+
+def memory(model: Gemma3n) -> dict[str, float]:
+    """Bytes on the device when nothing else is there, and most of them while one sequence is decoded."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step_seconds(model, 1)
+    result = {
+        "decoder_bytes": _nbytes(model.language_model),
+        "encoder_bytes": _nbytes(model.audio_tower) + _nbytes(model.embed_audio),
+        "table_bytes_on_cpu": model.language_model.embed_tokens_per_layer.weight.nbytes,
+        "allocated_bytes": held,
+        "max_allocated_bytes": torch.cuda.max_memory_allocated(),
+    }
+    _show(result)
+    return result
+
+
+def _show(result: dict[str, float]) -> None:
     for name, value in result.items():
         print(f"{name:<28}{value:>20,.6g}", flush=True)
-    return result
 
 
 def step_seconds(model: Gemma3n, batch: int) -> float:
@@ -94,6 +119,9 @@ def step_seconds(model: Gemma3n, batch: int) -> float:
 def generate_seconds(model: Gemma3n, reference: nn.Module) -> float:
     """Seconds of a step of transformers' ``generate`` for as many sequences, its first pass not counted."""
     ids = torch.tensor([_ids(model, CONTEXT) for _ in range(BATCH)], device="cuda")
+    text = model.config.text
+    # Random weights would choose placeholders too, which transformers' table of per-layer embeddings lacks.
+    placeholders = list(range(text.vocab_size_per_layer_input, text.vocab_size))
 
     def generate(count: int) -> float:
         torch.cuda.synchronize()
@@ -102,6 +130,7 @@ def generate_seconds(model: Gemma3n, reference: nn.Module) -> float:
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
+            suppress_tokens=placeholders,
             min_new_tokens=count,
             max_new_tokens=count,
         )
@@ -144,24 +173,59 @@ def ingest_seconds(model: Gemma3n) -> float:
     return (time.perf_counter() - started) / (count * TOKEN_SECONDS)
 
 
-def core_bytes(model: Gemma3n) -> int:
-    """Bytes of the decoder's weights that are on the device: each step reads all of them."""
-    parameters = model.language_model.parameters()
-    return sum(parameter.nbytes for parameter in parameters if parameter.is_cuda)
+def ingest_floors(model: Gemma3n, speed: float) -> tuple[float, float]:
+    """Least seconds for that: to read each soft token's weights once for all streams, and to multiply them.
+
+    Args:
+        model: on the device.
+        speed: of its memory, bytes per second.
+    """
+    decoder, config = model.language_model, model.config
+    below = [
+        decoder.per_layer_model_projection,
+        decoder.altup_projections,
+        *decoder.layers[: config.text.first_shared_layer],
+    ]
+    hearing = [model.audio_tower, model.embed_audio.embedding_projection]
+    nbytes = sum(_nbytes(part) for part in (*below, *hearing))
+    # The encoder computes several frames for a soft token, the decoder one position.
+    frames = config.audio.conf_reduction_factor
+    multiplied = sum(map(_numel, below)) + frames * sum(map(_numel, hearing))
+    return nbytes / speed / TOKEN_SECONDS, 2 * BATCH * multiplied / flops_per_second() / TOKEN_SECONDS
+
+
+def _nbytes(part: nn.Module) -> int:
+    """Bytes of weights that are on the device: a step reads all of them."""
+    return sum(parameter.nbytes for parameter in part.parameters() if parameter.is_cuda)
+
+
+def _numel(part: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+def flops_per_second() -> float:
+    """How fast large matrices in bfloat16 are multiplied."""
+    size = 8192
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / _best_seconds(lambda: a @ b)
 
 
 def bytes_per_second() -> float:
     """How fast memory is read: a copy reads and writes every byte."""
     source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
+    return 2 * source.nbytes / _best_seconds(lambda: target.copy_(source))
+
+
+def _best_seconds(run: Callable[[], object]) -> float:
     times = []
     for _ in range(6):
         torch.cuda.synchronize()
         started = time.perf_counter()
-        target.copy_(source)
+        run()
         torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return 2 * source.nbytes / min(times)
+    return min(times)
 
 
 class ScriptedTranslator:

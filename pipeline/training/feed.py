@@ -156,7 +156,7 @@ class Drawing:
         self._ask()
         while self._given not in self._early:
             try:
-                number, index, batch = self._ready.get(timeout=5)
+                number, index, batch = self._ready.get(timeout=1)
             except queue.Empty:
                 if not all(process.is_alive() for process in self._processes):
                     raise RuntimeError("a process that draws batches has died") from None

@@ -32,27 +32,38 @@ class GraphedLearner:
     def __call__(
         self, mel: Tensor, batch: DeviceBatch, ffn_widths: Sequence[int] | None, *, answering: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """See :meth:`Learner.forward`; what is returned is valid until the next call."""
-        frames, spelling = None, mel.new_zeros(())
-        if mel.shape[1]:
-            frames = self._graph(_Hearing(self._learner), (mel.shape,), self._hearing_pool, mel)
-            spelling = self._learner.spelling_loss(frames, batch)
-            if not answering:
-                return mel.new_zeros(()), spelling
-        inputs = (batch.token_ids, batch.positions, batch.labels, *(() if frames is None else (frames,)))
-        key = (batch.token_ids.shape, batch.positions.shape, ffn_widths and tuple(ffn_widths))
-        answer = _Answering(self._learner, batch.audio_start, ffn_widths)
-        return self._graph(answer, key, self._answering_pool, *inputs), spelling
+        """See :meth:`Learner.forward`.
 
-    def _graph(self, part: nn.Module, key: Hashable, pool: Any, *inputs: Tensor) -> Tensor:
-        graph: Any = self._graphs.get(key)
+        What is returned is overwritten by the next call, and must be let go of before it.
+        """
+        hear, answer = None, None
+        if mel.shape[1]:
+            hear = self._graph(mel.shape, _Hearing(self._learner), self._hearing_pool, mel)
+        if answering:
+            inputs: tuple[Tensor, ...] = (batch.token_ids, batch.positions, batch.labels)
+            key = (batch.token_ids.shape, batch.positions.shape, ffn_widths and tuple(ffn_widths))
+            if key not in self._graphs and hear is not None:
+                with torch.no_grad():
+                    inputs = (*inputs, hear(mel).requires_grad_())
+            part = _Answering(self._learner, batch.audio_start, ffn_widths)
+            answer = self._graph(key, part, self._answering_pool, *inputs)
+        # Nothing is captured from here on: whatever takes part in a backward pass belongs to the stream that
+        # it was made on, and a capture has one of its own.
+        nothing = mel.new_zeros(())
+        frames = () if hear is None else (hear(mel),)
+        spelling = self._learner.spelling_loss(*frames, batch) if frames else nothing
+        if answer is None:
+            return nothing, spelling
+        return answer(batch.token_ids, batch.positions, batch.labels, *frames), spelling
+
+    def _graph(self, key: Hashable, part: nn.Module, pool: Any, *inputs: Tensor) -> Any:
+        graph = self._graphs.get(key)
         if graph is None:
             samples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in inputs)
             with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), cache_enabled=False):
                 graph = torch.cuda.make_graphed_callables(part, samples, allow_unused_input=True, pool=pool)
             self._graphs[key] = graph
-        out: Tensor = graph(*inputs)
-        return out
+        return graph
 
 
 class _Hearing(nn.Module):

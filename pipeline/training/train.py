@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -154,18 +155,18 @@ def train(
             stance = "default" if bucket.share >= COMPILED_SHARE else "force_eager"
             with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance(stance):
                 answering = progress >= recipe.hearing_share or not bucket.samples
-                answer, spelling = step_learner(mel, there, widths, answering=answering)
-                loss = answer + (0.5 - 0.35 * progress) * spelling
-                loss.backward()
+                answer, spelling = _propagate(
+                    partial(step_learner, mel, there, widths, answering=answering), 0.5 - 0.35 * progress
+                )
             replicas.average_gradients(learner.parameters())
             nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
             for stepper in steppers:
                 stepper.step()
                 stepper.zero_grad(set_to_none=True)
             if answering:
-                losses["answer" if bucket.samples else "text"].append(answer.detach().clone())
+                losses["answer" if bucket.samples else "text"].append(answer)
             if bucket.samples:
-                losses["ctc"].append(spelling.detach().clone())
+                losses["ctc"].append(spelling)
             seconds += float(batch.samples.sum()) / SAMPLE_RATE
             step += 1
             if step % LOG_EVERY == 0 or step == 1:
@@ -184,6 +185,13 @@ def train(
     if checkpoint:
         checkpoint(step)
     return step
+
+
+def _propagate(losses: Callable[[], tuple[Tensor, Tensor]], share: float) -> tuple[Tensor, Tensor]:
+    """Backward pass of the answer's loss and a ``share`` of the spelling's; returns copies of the two."""
+    answer, spelling = losses()
+    torch.autograd.backward(answer + share * spelling)
+    return answer.detach().clone(), spelling.detach().clone()
 
 
 def summary(learner: Learner) -> str:

@@ -11,15 +11,25 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.quality import normalise
 from pipeline.audio.files import read_audio
 from tests.workers.conftest import client
 
 SURTITLE = (sys.executable, "-m", "pipeline")
 LANGUAGES = ("--from", "es", "--to", "en")
+SAID = (
+    "El gato está rompiendo este sofá. Todas las hojas del árbol se pusieron amarillas. "
+    "No puedo explicar todo ahora. Existe la posibilidad de que ese rumor sea cierto."
+)
+MEANT = (
+    "The cat is destroying this couch. All of the tree's leaves turned yellow. "
+    "I can't explain everything now. There's a possibility that rumor is true."
+)
 
 
 def surtitle(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -84,6 +94,15 @@ def test_the_command_tells_what_was_said_when(offline: dict):
         assert said["transcript"]
         assert said["translations"]["en"]
     assert len(offline["utterances"]) == 4
+
+
+def test_the_words_are_right(offline: dict):
+    heard = " ".join(said["transcript"] for said in offline["utterances"])
+    understood = " ".join(said["translations"]["en"] for said in offline["utterances"])
+
+    assert jiwer.wer(normalise(SAID), normalise(heard)) <= 0.1
+    # There are many ways to say it; one that is wrong shares few words with the one here.
+    assert jiwer.wer(normalise(MEANT), normalise(understood)) <= 0.6
 
 
 @pytest.mark.parametrize(
