@@ -24,11 +24,11 @@ SURTITLE = (sys.executable, "-m", "pipeline")
 LANGUAGES = ("--from", "es", "--to", "en")
 SAID = (
     "El gato está rompiendo este sofá. Todas las hojas del árbol se pusieron amarillas. "
-    "No puedo explicar todo ahora. Existe la posibilidad de que ese rumor sea cierto."
+    "No puedo explicar todo ahora. Creo que mañana será un gran día."
 )
 MEANT = (
     "The cat is destroying this couch. All of the tree's leaves turned yellow. "
-    "I can't explain everything now. There's a possibility that rumor is true."
+    "I can't explain everything now. I think tomorrow will be a great day."
 )
 
 
@@ -136,7 +136,7 @@ async def test_a_server_gives_every_client_the_text_of_the_command(offline: dict
 
 
 async def test_minutes_are_translated_to_their_end_live_and_offline(recording: Path, tmp_path: Path):
-    talk = np.tile(read_audio(recording), 12)
+    talk = np.tile(read_audio(recording), 13)
     path = tmp_path / "long.wav"
     soundfile.write(path, talk, 16_000)
     result = await asyncio.to_thread(surtitle, "translate", path, *LANGUAGES, "--format", "json")
