@@ -47,7 +47,8 @@ from pipeline.gemma.matformer import Widths
 from pipeline.model import Gemma3n
 from pipeline.speech import TAIL, SpeechEnded, SpeechHeard, SpeechStarted
 from pipeline.stream import Stream
-from pipeline.training.engines import Voice, held_out_engine, held_out_voices
+from pipeline.training.engines import held_out_engine, held_out_voices
+from pipeline.training.voices import Voice
 from pipeline.translation import TOKEN_SECONDS, SpeechTranslator
 from pipeline.wire.events import Event, Transcript, Translation
 

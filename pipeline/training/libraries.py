@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +51,13 @@ class Espeak:
 
     def __init__(self) -> None:
         self._lib = ctypes.CDLL("libespeak-ng.so.1")
-        synchronous, dont_exit = 2, 0x8000
-        self.rate: int = self._lib.espeak_Initialize(synchronous, 0, None, dont_exit)
+        synchronous, phoneme_events, dont_exit = 2, 0x0001, 0x8000
+        self.rate: int = self._lib.espeak_Initialize(synchronous, 0, None, phoneme_events | dont_exit)
         if self.rate <= 0:
             raise OSError("libespeak-ng cannot be initialised; is espeak-ng-data installed?")
         self._pieces: list[Pcm] = []
         self._words: list[tuple[int, int]] = []
+        self._phonemes: list[tuple[int, str]] = []
         self._callback = _EspeakCallback(self._receive)
         self._lib.espeak_SetSynthCallback(self._callback)
 
@@ -63,10 +66,13 @@ class Espeak:
     ) -> int:
         if wav and count:
             self._pieces.append(np.ctypeslib.as_array(wav, (count,)).copy())
-        index, word = 0, 1
+        index, word, phoneme = 0, 1, 7
         while events[index].type:
-            if events[index].type == word:
-                self._words.append((events[index].text_position - 1, events[index].sample))
+            event = events[index]
+            if event.type == word:
+                self._words.append((event.text_position - 1, event.sample))
+            elif event.type == phoneme:
+                self._phonemes.append((event.audio_position, event.id.decode()))
             index += 1
         return 0
 
@@ -88,15 +94,39 @@ class Espeak:
         Raises:
             OSError: there is no such voice.
         """
+        pcm = self._synthesise(text, voice, ((1, rate), (3, pitch), (4, pitch_range)))
+        return pcm, self._word_ends(text, len(pcm))
+
+    def phonemes(self, text: str, voice: str, *, rate: int) -> list[tuple[str, float]]:
+        """How ``text`` is said.
+
+        Args:
+            text: what to say.
+            voice: a language, such as ``es-419``.
+            rate: words per minute.
+
+        Returns:
+            espeak-ng's names of phonemes, each with its duration in seconds; ``_`` and ``_:`` are pauses.
+
+        Raises:
+            OSError: there is no such voice.
+        """
+        pcm = self._synthesise(text, voice, ((1, rate),))
+        begins = [milliseconds / 1000 for milliseconds, _ in self._phonemes] + [len(pcm) / self.rate]
+        return [
+            (name, max(after - begin, 0.0))
+            for (_, name), (begin, after) in zip(self._phonemes, itertools.pairwise(begins), strict=True)
+        ]
+
+    def _synthesise(self, text: str, voice: str, parameters: Iterable[tuple[int, int]]) -> Pcm:
         if self._lib.espeak_SetVoiceByName(voice.encode()):
             raise OSError(f"espeak-ng has no voice {voice!r}")
-        for parameter, value in ((1, rate), (3, pitch), (4, pitch_range)):
+        for parameter, value in parameters:
             self._lib.espeak_SetParameter(parameter, value, 0)
-        self._pieces, self._words = [], []
+        self._pieces, self._words, self._phonemes = [], [], []
         data = text.encode() + b"\0"
         self._lib.espeak_Synth(data, len(data), 0, 1, 0, 1, None, None)
-        pcm = np.concatenate(self._pieces) if self._pieces else np.empty(0, np.int16)
-        return pcm, self._word_ends(text, len(pcm))
+        return np.concatenate(self._pieces) if self._pieces else np.empty(0, np.int16)
 
     def _word_ends(self, text: str, samples: int) -> list[int]:
         """A word ends where the next one that espeak-ng reports begins."""

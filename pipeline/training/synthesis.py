@@ -24,8 +24,9 @@ from types import FrameType
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.training.engines import ENGINES, Voice, training_voices
+from pipeline.training.engines import ENGINES, training_voices
 from pipeline.training.text import Pair
+from pipeline.training.voices import Voice
 
 CHUNK = 48
 """Sentences in a chunk."""

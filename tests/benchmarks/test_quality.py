@@ -12,7 +12,8 @@ import soundfile
 
 from benchmarks import quality
 from benchmarks.quality import Clip
-from pipeline.training.engines import Speech, held_out_voices
+from pipeline.training.engines import held_out_voices
+from pipeline.training.voices import Speech
 
 SILENCE = np.zeros(16_000, np.float32)
 

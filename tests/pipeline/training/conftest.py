@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +13,21 @@ import tokenizers
 import torch
 
 from pipeline.gemma.prompt import Prompt
-from pipeline.training.__main__ import build
-from pipeline.training.recipe import TINY
-from pipeline.training.synthesis import Chunk
-from pipeline.training.text import Pair, read_pairs
+from pipeline.training import augment, vocabulary
+from pipeline.training.__main__ import build, tokenizer_texts
+from pipeline.training.batches import Batch, Batcher, Bucket
 from pipeline.training.learner import Learner
+from pipeline.training.recipe import TINY
+from pipeline.training.synthesis import Chunk, chunk_path
+from pipeline.training.text import Pair, read_pairs
+from pipeline.training.train import heard
 
 HELD_OUT = Path(__file__).parents[3] / "benchmarks/data/heldout.es-en.tsv.gz"
+CPU = torch.device("cpu")
 
 
 class Built(NamedTuple):
-    """What :func:`pipeline.training.__main__.build` gives."""
+    """What :func:`pipeline.training.__main__.build` gives, and what it was given."""
 
     learner: Learner
     raw: dict[str, Any]
@@ -47,10 +52,42 @@ def pairs() -> list[Pair]:
 
 @pytest.fixture(scope="session")
 def built(pairs: list[Pair]) -> Built:
-    """The tiny model, untrained; leave it as it is."""
+    """The tiny model, untrained, as it answers without dropout; leave it as it is."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Built(*build(TINY, pairs))
+        tokenizer = vocabulary.train(tokenizer_texts(pairs), TINY.text_tokens)
+        learner, raw, prompt = build(TINY, tokenizer)
+        return Built(learner.eval(), raw, tokenizer, prompt)
+
+
+@pytest.fixture
+def learner(built: Built) -> Learner:
+    """A copy of the tiny model, to be changed; without dropout until :func:`train` turns it on."""
+    return copy.deepcopy(built.learner)
+
+
+def batcher_of(
+    built: Built, pairs: Sequence[Pair], buckets: Sequence[Bucket] = TINY.buckets, seed: int = 3
+) -> Batcher:
+    """Draws examples for the tiny model; knows no chunk yet."""
+    return Batcher(
+        pairs, built.prompt, audio_id=built.learner.config.audio_token_id, buckets=buckets, seed=seed
+    )
+
+
+@pytest.fixture
+def batcher(built: Built, pairs: list[Pair]) -> Batcher:
+    """Draws in the tiny recipe's shapes; knows no chunk yet."""
+    return batcher_of(built, pairs)
+
+
+def some_batch(batcher: Batcher, chunk: Chunk, index: int) -> tuple[torch.Tensor, Batch]:
+    """The mel of a batch of bucket ``index``, made of ``chunk``, and the batch."""
+    batcher.add(chunk, 0)
+    batch = batcher.batch(index)
+    pool = torch.from_numpy(np.append(chunk.pcm, np.int16(0)))
+    generator = torch.Generator().manual_seed(1)
+    return heard(pool, batch, batcher.buckets[index], augment.warped_filterbanks(CPU), generator), batch
 
 
 def speech_of(texts: Sequence[str], random: np.random.Generator) -> tuple[list[int], list[list[int]]]:
@@ -86,3 +123,11 @@ def chunks(pairs: list[Pair]) -> list[Chunk]:
         made_up_chunk(pairs, language, range(16 * number, 16 * number + 16), number)
         for number, language in enumerate(["es", "en", "es", "en"])
     ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, chunks: list[Chunk]) -> Path:
+    """Where these chunks have been synthesised."""
+    for number, chunk in enumerate(chunks):
+        chunk.save(chunk_path(tmp_path, number))
+    return tmp_path

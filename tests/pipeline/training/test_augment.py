@@ -14,7 +14,7 @@ from pipeline.training import augment
 from pipeline.training.batches import Batch
 
 CPU = torch.device("cpu")
-EXACT = augment.WARPS // 2
+EXACT = augment.UNIFORM_WARPS // 2
 
 
 def batch_of(examples: int, **pieces: list[float]) -> Batch:
@@ -203,16 +203,55 @@ def test_examples_are_warped_each_by_its_own_filterbank(banks):
         torch.testing.assert_close(together[row], alone[0])
 
 
-def test_warps_move_a_tone_up_step_by_step(banks):
-    tone = 0.3 * torch.sin(2 * torch.pi * 1_500 * torch.arange(8_000) / 16_000)
-    mel = augment.log_mel(tone.expand(augment.WARPS, -1), banks, torch.arange(augment.WARPS))
-    peaks = mel.mean(1).argmax(1)
+def band(hertz: float) -> int:
+    """The band of the mel filterbank whose middle is next to a frequency."""
+    points = torch.linspace(augment._mel(125), augment._mel(7_600), 130)[1:-1]
+    return int((points - augment._mel(hertz)).abs().argmin())
+
+
+def peaks_of(hertz: float, banks: torch.Tensor, warps: torch.Tensor) -> torch.Tensor:
+    """Bands in which a tone is heard through some of the filterbanks."""
+    tone = 0.3 * torch.sin(2 * torch.pi * hertz * torch.arange(8_000) / 16_000)
+    return augment.log_mel(tone.expand(len(warps), -1), banks, warps).mean(1).argmax(1)
+
+
+def test_uniform_warps_move_a_tone_up_step_by_step(banks):
+    peaks = peaks_of(1_500, banks, torch.arange(augment.UNIFORM_WARPS))
 
     assert (peaks.diff() >= 0).all()
-    # A factor of 1.2 to either side of 1500 Hz, on the mel scale.
-    points = torch.linspace(augment._mel(125), augment._mel(7_600), 130)[1:-1]
-    for warp, hertz in ((0, 1_250), (EXACT, 1_500), (augment.WARPS - 1, 1_800)):
-        assert abs(int(peaks[warp]) - int((points - augment._mel(hertz)).abs().argmin())) <= 1
+    # A factor of 1.2 to either side.
+    for warp, hertz in ((0, 1_250), (EXACT, 1_500), (-1, 1_800)):
+        assert abs(int(peaks[warp]) - band(hertz)) <= 1
+
+
+def test_other_warps_move_each_region_by_a_factor_of_its_own(banks):
+    """None of them by more than 1.2, and what was higher stays higher."""
+    tones = (500, 1_300, 2_600, 4_100)
+    warps = torch.arange(augment.UNIFORM_WARPS, augment.WARPS)
+    moved = torch.stack([peaks_of(hertz, banks, warps) for hertz in tones])
+
+    assert (moved.diff(dim=0) > 0).all()
+    for peaks, hertz in zip(moved, tones, strict=True):
+        assert peaks.min() >= band(hertz / 1.2) - 1
+        assert peaks.max() <= band(hertz * 1.2) + 1
+        assert len(peaks.unique()) > 5
+    # Some go up where others go down.
+    lower, higher = (moved[[0, 2]] - torch.tensor([[band(500)], [band(2_600)]])).sign()
+    assert (lower * higher == -1).sum() > 5
+
+
+def test_blurring_takes_the_harmonics_of_some(generator):
+    """A comb of narrow lines fades in a quarter of the examples; how loud it is all in all stays."""
+    comb = torch.zeros(400, 3, 128)
+    comb[..., ::4] = 1.0
+    blurred = augment.blur_bands(comb, generator)
+    depth = blurred[..., 8:120].amax((1, 2)) - blurred[..., 8:120].amin((1, 2))
+    changed = (blurred != comb).any(2).any(1)
+
+    assert changed.float().mean() == pytest.approx(0.25, abs=0.07)
+    assert torch.equal(depth[~changed], torch.ones(int((~changed).sum())))
+    assert depth.min() < 0.3
+    torch.testing.assert_close(blurred[..., 8:120].mean((1, 2)), torch.full((400,), 0.25), atol=0.01, rtol=0)
 
 
 def test_masks_hide_whole_bands_and_stretches_and_nothing_else(generator):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.speech import TAIL
 from pipeline.training.batches import ALPHABET, OTHER, Batch, Batcher, Bucket, soft_tokens, spelled
 from pipeline.training.synthesis import Chunk
+from tests.pipeline.training.conftest import batcher_of
 
 TEXT, SHORT, MEDIUM, LONG = range(4)
 BUCKETS = (
@@ -104,7 +105,7 @@ def reader(built, pairs, chunks) -> Reader:
 
 @pytest.fixture
 def batcher(built, pairs, chunks) -> Batcher:
-    batcher = Batcher(pairs, built.prompt, built.learner.config.audio_token_id, BUCKETS, seed=3)
+    batcher = batcher_of(built, pairs, BUCKETS)
     start = 0
     for chunk in chunks:
         batcher.add(chunk, start)
@@ -251,34 +252,48 @@ def test_soft_tokens_are_those_of_a_live_utterance(babbler):
 
 
 def test_the_seed_decides_everything(built, pairs, chunks):
-    def drawn(seed: int) -> list[tuple[int, Batch]]:
-        batcher = Batcher(pairs, built.prompt, built.learner.config.audio_token_id, BUCKETS, seed)
+    def drawn(seed: int) -> list[Batch]:
+        batcher = batcher_of(built, pairs, BUCKETS, seed)
         batcher.add(chunks[0], 0)
-        return [batcher.draw() for _ in range(8)]
+        return [batcher.batch(index) for index in (SHORT, TEXT, LONG, SHORT)]
 
     first, again, other = drawn(1), drawn(1), drawn(2)
 
-    assert [index for index, _ in first] == [index for index, _ in again]
-    for (_, one), (_, two) in zip(first, again, strict=True):
+    for one, two in zip(first, again, strict=True):
         for name, values in vars(one).items():
             np.testing.assert_array_equal(values, getattr(two, name))
-    assert any(
-        one.token_ids.shape != two.token_ids.shape or (one.token_ids != two.token_ids).any()
-        for (_, one), (_, two) in zip(first, other, strict=True)
+    for one, two in zip(first, other, strict=True):
+        assert (one.token_ids != two.token_ids).any()
+
+
+def test_some_answers_are_hard_to_read_and_all_of_them_are_learned(built, pairs, chunks):
+    """Half of the examples do not see a third of what they go on from; the labels are the same."""
+    mask = 3
+    batcher = Batcher(
+        pairs,
+        built.prompt,
+        audio_id=built.learner.config.audio_token_id,
+        buckets=(Bucket(2.5, 200, 80, 1.0),),
+        seed=5,
+        unreadable=1 / 3,
+        mask_id=mask,
     )
-
-
-def test_buckets_are_drawn_by_their_shares(built, pairs, chunks):
-    buckets = (Bucket(0.0, 1, 60, 0.8), Bucket(2.5, 1, 80, 0.2))
-    batcher = Batcher(pairs, built.prompt, built.learner.config.audio_token_id, buckets, seed=1)
     batcher.add(chunks[0], 0)
-    drawn = [batcher.draw()[0] for _ in range(400)]
+    batch = batcher.batch(0)
+    hidden, answered = batch.token_ids[:, 1:] == mask, batch.labels[:, :-1] != -100
+    spoiled = hidden.any(1)
 
-    assert drawn.count(0) / 400 == pytest.approx(0.8, abs=0.08)
+    assert not hidden[:, : batch.audio_start].any()
+    np.testing.assert_array_equal(
+        batch.token_ids[:, 1:][answered & ~hidden], batch.labels[:, :-1][answered & ~hidden]
+    )
+    assert (batch.labels != mask).all()
+    assert spoiled.mean() == pytest.approx(0.5, abs=0.12)
+    assert hidden[spoiled].sum() / answered[spoiled].sum() == pytest.approx(1 / 3, abs=0.06)
 
 
 def test_new_chunks_are_drawn_from(built, pairs, chunks):
-    batcher = Batcher(pairs, built.prompt, built.learner.config.audio_token_id, BUCKETS, seed=1)
+    batcher = batcher_of(built, pairs, BUCKETS)
     batcher.add(chunks[0], 0)
     before = np.concatenate([batch.piece_source for batch in draw(batcher, MEDIUM, 4)])
     batcher.add(chunks[1], len(chunks[0].pcm))

@@ -80,7 +80,7 @@ def test_the_learner_and_the_exported_model_agree(built, learner, model, wave):
     asked = question(built.prompt, model.config.audio_token_id, count)
     audio = model.encode_audio(wave)[:count]
     logits = model.logits([*asked, *answer], audio)[len(asked) - 1 : -1]
-    expected = F.cross_entropy(logits, torch.tensor(answer))
+    expected = F.cross_entropy(logits, torch.tensor(answer), label_smoothing=learner.smoothing)
     start = len(built.prompt.before_audio("es", "en"))
     learned = loss_of(learner, [*asked, *answer], start, len(answer), wave)
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pipeline.config import GateConfig, ModelConfig
+from pipeline.config import ModelConfig, StreamConfig
 from pipeline.layout import slice_config
 from pipeline.training import recipe as recipes
 from pipeline.training.engines import ENGINES, training_voices
@@ -60,7 +60,7 @@ def test_buckets_divide_the_steps_and_grow(recipe: Recipe):
     assert sum(bucket.share for bucket in recipe.buckets) == pytest.approx(1)
     assert seconds == sorted(set(seconds))
     assert seconds[0] == 0
-    assert recipe is TINY or seconds[-1] >= GateConfig().max_utterance
+    assert recipe is TINY or seconds[-1] >= StreamConfig().window
 
 
 @BOTH

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.training import synthesis
-from pipeline.training.engines import Speech, training_voices
+from pipeline.training.engines import training_voices
 from pipeline.training.synthesis import (
     CHUNK,
     Chunk,
@@ -29,6 +29,7 @@ from pipeline.training.synthesis import (
     speak_chunk,
     synthesise,
 )
+from pipeline.training.voices import Speech
 
 ESPEAK = ("espeak-ng",)
 
