@@ -105,10 +105,8 @@ class Prompt:
         self._instruction = template.instruction
         end_of_turn, eos = tokenizer.special("<end_of_turn>", "<eos>")
         newlines = {tokenizer.encode(text)[0] for text in ("\n", "\n\n")}
-        self.stop_ids = frozenset({end_of_turn, eos})
-        """Ids that end the model's turn."""
-        self.transcript_stop_ids = self.stop_ids | newlines
-        """Ids that end the transcript, the first line of the answer."""
+        self.line_stop_ids = frozenset({end_of_turn, eos}) | newlines
+        """Ids that end a line of the answer: the transcript is one, and the translation is another."""
 
     def before_audio(self, source: str, target: str) -> list[int]:
         """From the beginning of the sequence to ``<start_of_audio>``.
