@@ -96,9 +96,10 @@ def step_seconds(
 ) -> list[float]:
     """Median seconds of a decode step of one sequence in each sub-model, measured in turns."""
     times: list[list[float]] = [[] for _ in sub_models]
+    pool = model.new_pool()
     for turn in range(repeat + 1):
         for widths, taken in zip(sub_models, times, strict=True):
-            cache = model.new_cache()
+            cache = model.new_cache(pool)
             model.extend(cache, prompt, ffn_widths=widths)
 
             def decode(cache: KVCache = cache, widths: Widths | None = widths) -> None:
@@ -124,8 +125,9 @@ def switch(model: Gemma3n, prompt: Sequence[int], narrow: Widths, other: Widths,
     """
     pair = (None, narrow)
     plain, mixed, prefill = [], [], []
+    pool = model.new_pool()
     for turn in range(repeat + 1):
-        cache, again = model.new_cache(), model.new_cache()
+        cache, again = model.new_cache(pool), model.new_cache(pool)
         model.extend(cache, prompt)
         model.extend(again, prompt)
 
@@ -135,7 +137,7 @@ def switch(model: Gemma3n, prompt: Sequence[int], narrow: Widths, other: Widths,
 
         apart = [_seconds(model, lambda c=cache, w=widths: steps(c, w)) for widths in pair]  # type: ignore[misc]
         together = _seconds(model, lambda c=again: steps(c, *pair))  # type: ignore[misc]
-        anew = _seconds(model, lambda: model.extend(model.new_cache(), prompt, ffn_widths=other))
+        anew = _seconds(model, lambda: model.extend(model.new_cache(pool), prompt, ffn_widths=other))
         if turn:
             plain.append(statistics.mean(apart) / STEPS)
             mixed.append(together / STEPS)
@@ -158,7 +160,7 @@ def drafting(
     """
     prompt = model.prompt
     before, after = prompt.before_audio(source, target), prompt.after_audio()
-    stop_ids, most = prompt.transcript_stop_ids, 48
+    stop_ids, most = prompt.line_stop_ids, 48
     seconds = dict.fromkeys(("none", "previous", "itself", "looking"), 0.0)
     hypotheses = 0
     for tokens in utterances:

@@ -51,19 +51,29 @@ REDECODED = 2
 """Tokens of a draft that turn out to be wrong: the last word, which was cut."""
 
 
-def measure(model: Gemma3n, reference: nn.Module) -> dict[str, float]:
-    """Steps, and audio that is taken in, beside what they are held against; prints them too."""
-    ours = step_seconds(model, BATCH)
+def measure(model: Gemma3n, reference: nn.Module, *, fuse: bool) -> dict[str, float]:
+    """Steps, and audio that is taken in, beside what they are held against; prints them too.
+
+    Args:
+        model: ours.
+        reference: theirs.
+        fuse: whether to compile our layers, which stays so; steps are measured without that too.
+    """
+    plain = {}
+    if fuse:
+        plain = {"plain_step_s": step_seconds(model, 1), "plain_step_64_s": step_seconds(model, BATCH)}
+        model.language_model.fuse()
+    one, ours = step_seconds(model, 1), step_seconds(model, BATCH)
     theirs = generate_seconds(model, reference)
-    one = step_seconds(model, 1)
     speed = bytes_per_second()
     floor = _nbytes(model.language_model) / speed
     reading, computing = ingest_floors(model, speed)
-    result = {
+    result = plain | {
         "decode_tokens_per_s": BATCH / ours,
         "transformers_tokens_per_s": BATCH / theirs,
         "decode_vs_transformers": theirs / ours,
         "step_s": one,
+        "step_64_s": ours,
         "step_floor_s": floor,
         "step_vs_floor": one / floor,
         "ingest_64_streams_s": ingest_seconds(model),

@@ -1,16 +1,14 @@
 """Speed and quality of the MatFormer sub-models of one loaded model, and a search for good ones.
 
-    python -m benchmarks.matformer [--sentences 100] [--model DIR] [--plot matformer.png]
+    python -m benchmarks.matformer [--sentences 60] [--model DIR] [--plot docs/images/matformer.png]
     python -m benchmarks.matformer --device cuda
 
 On the CPU: held-out sentences are spoken by held-out voices (:mod:`benchmarks.quality`), Spanish and English,
-and encoded once. One part of them is for validation: on it, widths are searched layer by layer. What
-narrowing one layer alone costs is measured; the widths of a size are those whose costs add up to least, or
-the uniform ones if these are better; then layers exchange steps where that helps. The loss is the
-cross-entropy, per token, of the right transcript and translation behind their audio. On the other part,
-sub-models that were found and the uniform ones of the same size are compared: loss, and WER and BLEU of what
-they say, means of both directions. Parameters are those of the text core, without embedding tables; speed is
-that of decoding one sequence, in turns, on one thread.
+and encoded once. One part of them is for validation: on it, widths are searched layer by layer
+(:mod:`benchmarks.narrowing`). The loss is the cross-entropy, per token, of the right transcript and
+translation behind their audio. On the other part, sub-models that were found and the uniform ones of the same
+size are compared: loss, and WER and BLEU of what they say, means of both directions. Parameters are those of
+the text core, without embedding tables; speed is that of decoding one sequence, in turns, on one thread.
 
 Then, what a change of sub-model costs in mid-sequence, and whether drafts of a sub-model that is narrow above
 the sharing point pay (:mod:`benchmarks.elastic`).
@@ -18,49 +16,45 @@ the sharing point pay (:mod:`benchmarks.elastic`).
 On a GPU: a model of E4B's size with random weights in bfloat16, the speed of its published sub-models as
 views of it, and the same costs. Such a model says nothing, so there is no WER and no BLEU.
 
-Prints tables, draws a plot, and ends with one JSON line: ``points`` (name, params, wer, bleu, tokens_per_s),
-``search`` (losses on the part that was not searched on), ``switch`` and ``drafting``, in seconds.
+Prints tables, draws a plot if told where to, and ends with one JSON line: ``points`` (name, params, wer,
+bleu, tokens_per_s), ``search`` (losses on the part that was not searched on), ``switch`` and ``drafting``, in
+seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import elastic, quality
 from benchmarks.models import NANO, published
-from benchmarks.quality import DIRECTIONS, Clip
-from pipeline.config import TextConfig
+from benchmarks.narrowing import search, uniform
+from benchmarks.quality import DIRECTIONS, Answer, Clip
+from pipeline.batching import Batch
+from pipeline.config import StreamConfig, TextConfig
 from pipeline.gemma.decoder import Decoder
+from pipeline.gemma.greedy import Segment
 from pipeline.gemma.matformer import PRESETS, Widths, sliced
 from pipeline.model import Gemma3n
 from pipeline.training.engines import held_out_voices
-
-SHARES = (0.25, 0.3125, 0.375, 0.4375, 0.5, 0.75)
-"""What the search may use of a layer's width, or else all of it."""
+from pipeline.translation import SpeechTranslator
 
 SIZES = (0.375, 0.625, 0.75)
 """For which it searches: share of all feed-forwards together."""
 
-EXCHANGES = 8
-"""How many it tries for each size."""
-
 BATCH = 16
 """Clips whose loss is computed together."""
 
-REPEAT = 9
-"""Measurements of a speed."""
+REPEAT, GPU_REPEAT = 9, 3
+"""Measurements of a speed, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +110,6 @@ class Lesson:
     embeddings: Tensor
     places: Tensor
     answers: Tensor
-
-
-Loss = Callable[[Widths], float]
 
 
 def core_parameters(config: TextConfig, widths: Widths) -> int:
@@ -179,78 +170,20 @@ def cross_entropy(model: Gemma3n, batches: Sequence[Lesson], widths: Widths) -> 
     return total / count
 
 
-def uniform(config: TextConfig, share: float) -> Widths:
-    """The same share of every layer."""
-    return tuple(int(width * share) for width in config.intermediate_size)
-
-
-def search(config: TextConfig, sizes: Sequence[float], loss: Loss) -> list[Widths]:
-    """Widths layer by layer for each of some sizes.
-
-    Args:
-        config: of the decoder.
-        sizes: as in :func:`uniform`, which no result is larger than.
-        loss: what to make small.
-    """
-    whole = config.intermediate_size
-    least = loss(whole)
-    # What it costs to narrow one layer of the whole model, by its width.
-    costs = [
-        {int(width * share): loss(_changed(whole, layer, int(width * share))) - least for share in SHARES}
-        | {width: 0.0}
-        for layer, width in enumerate(whole)
-    ]
-    found = []
-    for size in sizes:
-        even = uniform(config, size)
-        widths = min(even, _cheapest(costs, sum(even)), key=loss)
-        found.append(_exchange(widths, costs, sum(even), loss))
-    return found
-
-
-def _changed(widths: Widths, layer: int, width: int) -> Widths:
-    return (*widths[:layer], width, *widths[layer + 1 :])
-
-
-def _cheapest(costs: Sequence[dict[int, float]], most: int) -> Widths:
-    """Widths that are at most so many together and whose costs, added up, are least."""
-    best: dict[int, tuple[float, Widths]] = {0: (0.0, ())}
-    for choices in costs:
-        longer: dict[int, tuple[float, Widths]] = {}
-        for size, (cost, widths) in best.items():
-            for width, more in choices.items():
-                option = (cost + more, (*widths, width))
-                if size + width <= most and option < longer.get(size + width, (math.inf, ())):
-                    longer[size + width] = option
-        best = longer
-    return min(best.values())[1]
-
-
-def _between(costs: dict[int, float], width: int) -> float:
-    """Cost of any width, on the line between its neighbours' if it was not measured."""
-    known = sorted(costs)
-    return float(np.interp(width, known, [costs[at] for at in known]))
-
-
-def _exchange(widths: Widths, costs: Sequence[dict[int, float]], most: int, loss: Loss) -> Widths:
-    """Try the most promising exchanges of a step between two layers, and keep those that help."""
-    steps = [sorted(choices) for choices in costs]
-    options = []
-    for giver, taker in itertools.permutations(range(len(steps)), 2):
-        less = [width for width in steps[giver] if width < widths[giver]]
-        more = [width for width in steps[taker] if width > widths[taker]]
-        if less and more and sum(widths) - widths[giver] + less[-1] - widths[taker] + more[0] <= most:
-            now = _between(costs[giver], widths[giver]) + _between(costs[taker], widths[taker])
-            change = costs[giver][less[-1]] + costs[taker][more[0]] - now
-            options.append((change, {giver: less[-1], taker: more[0]}))
-    now, moved = loss(widths), set[int]()
-    for _, changes in sorted(options, key=lambda option: option[0])[:EXCHANGES]:
-        if moved.isdisjoint(changes):
-            option = tuple(changes.get(layer, width) for layer, width in enumerate(widths))
-            if (then := loss(option)) < now:
-                widths, now = option, then
-                moved |= changes.keys()
-    return widths
+def answers(model: Gemma3n, heard: Sequence[Heard], widths: Widths) -> list[Answer]:
+    """What a sub-model says to clips, which it decodes beside each other."""
+    pool, batch = model.new_pool(), Batch[int, Segment, list[int], Answer](model.step)
+    for at, item in enumerate(heard):
+        config = StreamConfig(item.source, (item.target,), partials=False)
+        translator = SpeechTranslator(model, config, pool, widths)
+        batch.add(at, quality.answering(translator, item.tokens.numpy()))
+    said: dict[int, Answer] = {}
+    while len(batch):
+        for at, answer in batch.step():
+            if isinstance(answer, Exception):
+                raise answer
+            said[at] = answer
+    return [said[at] for at in range(len(heard))]
 
 
 def judge(model: Gemma3n, heard: Sequence[Heard], widths: Widths) -> tuple[float, float]:
@@ -258,8 +191,7 @@ def judge(model: Gemma3n, heard: Sequence[Heard], widths: Widths) -> tuple[float
     scores = []
     for direction in DIRECTIONS:
         clips = [item for item in heard if (item.source, item.target) == direction]
-        answers = [quality.answer(model, item.tokens.numpy(), *direction, widths) for item in clips]
-        scores.append(quality.score([item.clip for item in clips], answers))
+        scores.append(quality.score([item.clip for item in clips], answers(model, clips, widths)))
     wer, bleu = (sum(score[name] for score in scores) / len(scores) for name in ("wer", "bleu"))
     return wer, bleu
 
@@ -312,13 +244,13 @@ def measure_published(model: Gemma3n) -> dict[str, Any]:
     names = {"e4b": config.intermediate_size}
     names |= {name: mix.widths(config) for name, mix in PRESETS.items()}
     prompt = list(range(2, 130))
-    speeds = elastic.step_seconds(model, prompt, [*names.values()], REPEAT)
+    speeds = elastic.step_seconds(model, prompt, [*names.values()], GPU_REPEAT)
     points = [
         Point(name, core_parameters(config, widths), None, None, 1 / seconds, widths)
         for (name, widths), seconds in zip(names.items(), speeds, strict=True)
     ]
     narrow = elastic.narrow_above(config, names["e3.24-block"])
-    cost = elastic.switch(model, prompt, narrow, names["e2b"], REPEAT)
+    cost = elastic.switch(model, prompt, narrow, names["e2b"], GPU_REPEAT)
     return {"points": [asdict(point) for point in points], "switch": asdict(cost)}
 
 
@@ -396,9 +328,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--sentences", type=int, default=100, help="to judge by, and as many to search by")
+    parser.add_argument("--sentences", type=int, default=60, help="to judge by, and as many to search by")
     parser.add_argument("--model", default=str(NANO), help="for the CPU; by default the bundled one")
-    parser.add_argument("--plot", type=Path, default=Path("matformer.png"), help="default: %(default)s")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the points; needs matplotlib")
     options = parser.parse_args(argv)
     if not 1 <= options.sentences <= len(quality.held_out_pairs()) // 2:
         parser.error(f"--sentences must be from 1 to {len(quality.held_out_pairs()) // 2}")
@@ -408,7 +340,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, _ = published("e4b", torch.device("cuda"))
         result = {"device": torch.cuda.get_device_name(), **measure_published(model)}
     print(table(result))
-    draw(result["points"], options.plot)
+    if options.plot is not None:
+        draw(result["points"], options.plot)
     print(json.dumps(result))
 
 

@@ -5,14 +5,17 @@
 Rows are those of Gemma 3n E2B, 30 layers of 256 values, drawn at random from tables that no cache holds.
 Kernel and torch take turns, so that a busy machine disturbs both alike; times are medians. Torch runs with
 one thread and with all of its threads, the kernel always with one. The limit is the time in which memory
-hands over the bytes of a batch's rows, at the speed at which one thread reads the whole table in order.
+hands over the bytes of a batch's rows, at the speed at which one thread reads the whole table in order. Rows
+lie far apart, though, so beside it stands how long it takes to copy them as they are (*copied*).
 
-With ``--device cuda`` rows become bfloat16, in pinned memory, and are copied; and steps of a decoder of
-E2B's size with random weights are timed, with the table on the CPU and on the GPU.
+With ``--device cuda`` rows become bfloat16, in pinned memory, and are copied, which is waited for; and
+recorded decode steps of E2B's size with random weights are timed, with an int8 table on the CPU and with a
+bfloat16 one on the GPU.
 
 Prints a table and, as its last line, one JSON object: ``vs_torch`` is how many times faster than the faster
-torch the kernel looks up a batch of 64 in an int8 table, ``of_limit`` how near to the limit it is then (1 is
-at it), ``step_overhead`` by which part of itself a step of 64 is longer with the table on the CPU.
+torch the kernel looks up a batch of 64 in an int8 table, ``of_limit`` and ``of_copied`` how near to the limit
+and to copying it is then (1 is at it), ``step_overhead`` by which part of itself a step of 64 is longer with
+the table on the CPU, and ``step_overhead_1`` the same of a single sequence.
 """
 
 from __future__ import annotations
@@ -31,8 +34,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import TextConfig
+from pipeline.gemma.cache import BLOCK, KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.ple import PerLayerEmbedding, PerLayerTable
+from pipeline.gemma.steps import FixedSteps
 
 JUDGED = 64
 """The batch whose ratios are the result."""
@@ -50,6 +55,7 @@ class Measured:
     torch_threads: int
     kernel: float
     torch: float
+    copied: float
     limit: float
 
 
@@ -91,7 +97,9 @@ def look_up(config: TextConfig, table: Tensor, scales: Tensor | None, ids: Tenso
     return scaled.to(like.device, like.dtype)
 
 
-def medians(runs: Sequence[Callable[[Tensor], object]], ids: Iterator[Tensor], repeat: int) -> list[float]:
+def medians(
+    runs: Sequence[Callable[[Tensor], object]], ids: Iterator[Tensor], repeat: int, device: torch.device
+) -> list[float]:
     """Median seconds of each of ``runs``, taken in turn, each with ids whose rows are in no cache."""
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(repeat + 1):
@@ -99,7 +107,9 @@ def medians(runs: Sequence[Callable[[Tensor], object]], ids: Iterator[Tensor], r
             given = next(ids)
             started = time.perf_counter()
             run(given)
-            if turn:  # in the first one things are compiled
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # in the first one things are compiled and recorded
                 taken.append(time.perf_counter() - started)
     return [statistics.median(taken) for taken in times]
 
@@ -129,35 +139,49 @@ def compare(
     """Kernel and torch on one table, by batch and torch's threads."""
     table, scales = random_table(config, bits)
     kernel = PerLayerTable(config, table, scales)
+    rows = table.view(torch.uint8).numpy()
     reading = seconds_per_byte(table)
     nbytes = table[0].nbytes + (0 if scales is None else scales[0].nbytes)
     most = torch.get_num_threads()
     for threads in sorted({1, most}):
         torch.set_num_threads(threads)
         for batch in batches:
-            runs = (lambda ids: kernel(ids, like), lambda ids: look_up(config, table, scales, ids, like))
-            ours, theirs = medians(runs, random_ids(config, batch), repeat)
-            yield Measured(FORMS[bits], batch, threads, ours, theirs, batch * nbytes * reading)
+            runs = (
+                lambda ids: kernel(ids, like),
+                lambda ids: look_up(config, table, scales, ids, like),
+                lambda ids: np.take(rows, ids.numpy()[:, 0], 0),
+            )
+            times = medians(runs, random_ids(config, batch), repeat, like.device)
+            yield Measured(FORMS[bits], batch, threads, *times, batch * nbytes * reading)
     torch.set_num_threads(most)
 
 
-def step_overhead(config: TextConfig, device: str, batch: int, repeat: int) -> float:
-    """By which part of itself a decoder's step is longer with an int8 table on the CPU than on ``device``.
+def step_overhead(
+    config: TextConfig, device: torch.device, batches: Sequence[int], repeat: int
+) -> list[float]:
+    """By which part of itself a decode step is longer with an int8 table on the CPU than one on ``device``.
 
-    The step is the shortest there is, with nothing in the cache, so that the part is the largest.
+    The sequences are the shortest there are, so the step is too, and the part is the largest.
     """
-    with torch.device(device):
-        decoder = Decoder(config).to(torch.bfloat16).requires_grad_(False)
+    with device:
+        decoder = Decoder(config).to(torch.bfloat16).requires_grad_(False).eval()
+    there, here = decoder.embed_tokens_per_layer, PerLayerTable(config, *random_table(config, 8))
+    pool = KVPool(config, torch.bfloat16, device, max(batches) * BLOCK)
+    steps = FixedSteps(decoder, pool, config.vocab_size_per_layer_input)
+    parts = []
+    for batch in batches:
+        caches = [KVCache(pool, BLOCK) for _ in range(batch)]
+        for cache in caches:
+            cache.reserve(1)
 
-    def step(table: PerLayerEmbedding, ids: Tensor) -> Tensor:
-        decoder.embed_tokens_per_layer = table
-        hidden = decoder.hidden(ids, decoder.embed(ids.to(device)))
-        return decoder.logits(hidden).argmax(-1).cpu()
+        def step(table: PerLayerEmbedding, ids: Tensor, caches: Sequence[KVCache] = caches) -> list[int]:
+            decoder.embed_tokens_per_layer = table
+            return steps.step(caches, ids.flatten().tolist())
 
-    there = partial(step, decoder.embed_tokens_per_layer)
-    here = partial(step, PerLayerTable(config, *random_table(config, 8)))
-    longer, shorter = medians([here, there], random_ids(config, batch), repeat)
-    return longer / shorter - 1
+        runs = (partial(step, here), partial(step, there))
+        longer, shorter = medians(runs, random_ids(config, batch), repeat, device)
+        parts.append(longer / shorter - 1)
+    return parts
 
 
 @torch.inference_mode()
@@ -175,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = e2b(options.rows)
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     like = torch.empty(0, device=options.device, dtype=dtype)
-    print("table     batch  torch's threads     kernel      torch  ratio      limit  of it")
+    print("table     batch  torch's threads     kernel      torch  ratio     copied      limit  of it")
     lines = []
     for bits in FORMS:
         for line in compare(config, bits, like, sorted({*options.batch, JUDGED}), options.repeat):
@@ -183,19 +207,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(
                 f"{line.form:<10}{line.batch:>5}{line.torch_threads:>17}"
                 f"{line.kernel * 1e6:>8.1f} us{line.torch * 1e6:>8.1f} us{line.torch / line.kernel:>6.1f}x"
-                f"{line.limit * 1e6:>8.1f} us{line.limit / line.kernel:>7.0%}"
+                f"{line.copied * 1e6:>8.1f} us{line.limit * 1e6:>8.1f} us{line.limit / line.kernel:>7.0%}"
             )
     judged = [line for line in lines if line.form == "int8" and line.batch == JUDGED]
     result = {
         "device": options.device,
         "vs_torch": min(line.torch for line in judged) / min(line.kernel for line in judged),
         "of_limit": max(line.limit / line.kernel for line in judged),
+        "of_copied": max(line.copied / line.kernel for line in judged),
         "lookups": [asdict(line) for line in lines],
     }
     if options.device == "cuda":
-        overhead = step_overhead(config, options.device, JUDGED, options.repeat)
-        print(f"a step of {JUDGED} is longer by {overhead:.1%} with the table on the CPU")
-        result["step_overhead"] = overhead
+        one, many = step_overhead(config, like.device, (1, JUDGED), options.repeat)
+        print(f"with the table on the CPU a step of 1 is longer by {one:.1%}, one of {JUDGED} by {many:.1%}")
+        result |= {"step_overhead": many, "step_overhead_1": one}
     print(json.dumps(result))
 
 

@@ -23,10 +23,20 @@ from typing import Any, TypeAlias
 
 import numba
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32] | NDArray[np.uint16]
 """Float32, or the bits of bfloat16."""
+
+_LINE = 64
+"""Bytes that memory hands over at once."""
+
+_BLOCK = 256
+"""Values of a plain row between which the next row is fetched."""
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.uint16))
 
@@ -134,6 +144,39 @@ def _rounded(value: np.float32) -> np.uint16:
     return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
+    """Have the cache line of ``array[row, column]`` fetched, without waiting for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        made = context.make_array(array)(context, builder, values[0])
+        item = cgutils.get_item_pointer(context, builder, array, made, list(values[1:]), wraparound=False)
+        pointer = builder.bitcast(item, cgutils.voidptr_t)
+        fetch = ir.FunctionType(ir.VoidType(), [pointer.type, *[cgutils.int32_t] * 3])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], fetch)
+        # To be read, to be kept in all caches, data.
+        builder.call(function, [pointer, *(cgutils.int32_t(flag) for flag in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _fetch(table: NDArray[Any], row: int, begin: int, end: int) -> None:
+    for column in range(begin, end, _LINE // table.itemsize):
+        _prefetch(table, row, column)
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _row(ids: NDArray[np.int64], i: int, rows: int) -> int:
+    """The row of an id; behind the last id that of the last."""
+    token = ids[min(i, len(ids) - 1)]
+    return token if 0 <= token < rows else 0
+
+
+# Rows lie far from each other, so memory is slow to hand over each of them: while one is computed, the next
+# is fetched, block by block, for only so many lines can be on their way.
+#
 # The size of an item, by which float32 and bfloat16 are told apart, is a constant to the compiler; and loops
 # over slices, which cannot overlap what else is indexed, become vector instructions.
 
@@ -141,11 +184,14 @@ def _rounded(value: np.float32) -> np.uint16:
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _gather(table: Floats, ids: NDArray[np.int64], factor: np.float32, out: Floats) -> None:
     for i in range(len(ids)):
-        row = table[ids[i] if 0 <= ids[i] < len(table) else 0]
-        into = out[i]
-        for j in range(len(row)):
-            value = (row[j] if row.itemsize == 4 else _widened(row[j])) * factor
-            into[j] = value if into.itemsize == 4 else _rounded(value)
+        row, coming = _row(ids, i, len(table)), _row(ids, i + 1, len(table))
+        for begin in range(0, table.shape[1], _BLOCK):
+            end = min(begin + _BLOCK, table.shape[1])
+            _fetch(table, coming, begin, end)
+            block, into = table[row, begin:end], out[i, begin:end]
+            for j in range(len(block)):
+                value = (block[j] if block.itemsize == 4 else _widened(block[j])) * factor
+                into[j] = value if into.itemsize == 4 else _rounded(value)
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -158,8 +204,10 @@ def _gather_int8(
 ) -> None:
     width = values.shape[1] // scales.shape[1]
     for i in range(len(ids)):
-        row = ids[i] if 0 <= ids[i] < len(values) else 0
+        row, coming = _row(ids, i, len(values)), _row(ids, i + 1, len(values))
+        _fetch(scales, coming, 0, scales.shape[1])
         for layer in range(scales.shape[1]):
+            _fetch(values, coming, layer * width, (layer + 1) * width)
             scale = scales[row, layer] * factor
             block = values[row, layer * width : (layer + 1) * width]
             into = out[i, layer * width : (layer + 1) * width]
@@ -178,8 +226,10 @@ def _gather_int4(
 ) -> None:
     half = values.shape[1] // scales.shape[1]
     for i in range(len(ids)):
-        row = ids[i] if 0 <= ids[i] < len(values) else 0
+        row, coming = _row(ids, i, len(values)), _row(ids, i + 1, len(values))
+        _fetch(scales, coming, 0, scales.shape[1])
         for layer in range(scales.shape[1]):
+            _fetch(values, coming, layer * half, (layer + 1) * half)
             scale = scales[row, layer] * factor
             block = values[row, layer * half : (layer + 1) * half]
             low = out[i, 2 * layer * half : (2 * layer + 1) * half]

@@ -10,23 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import elastic, matformer, quality
+from benchmarks import elastic, matformer, narrowing, quality
 from benchmarks.matformer import Heard
 from pipeline.config import TextConfig
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.matformer import Mix
 from pipeline.model import Gemma3n
 from tests import reference
-
-CONFIG = TextConfig.from_dict(
-    {
-        "num_hidden_layers": 4,
-        "num_kv_shared_layers": 1,
-        "intermediate_size": 32,
-        "layer_types": ["full_attention"] * 4,
-        "activation_sparsity_pattern": 0.0,
-    }
-)
 
 
 def heard(model: Gemma3n, count: int) -> list[Heard]:
@@ -48,7 +38,7 @@ def test_the_loss_is_that_of_the_answers_one_by_one(babbler, monkeypatch):
     """In batches padded to one length or alone, in a sub-model or the whole."""
     monkeypatch.setattr(matformer, "BATCH", 3)
     items = heard(babbler, 5)
-    half = matformer.uniform(babbler.config.text, 0.5)
+    half = narrowing.uniform(babbler.config.text, 0.5)
     (end,) = babbler.tokenizer.special("<end_of_turn>")
     for widths in (babbler.config.text.intermediate_size, half):
         losses = []
@@ -68,36 +58,15 @@ def test_the_loss_is_that_of_the_answers_one_by_one(babbler, monkeypatch):
         assert matformer.cross_entropy(babbler, batches, widths) == pytest.approx(np.mean(losses), abs=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_the_search_finds_what_is_best_where_layers_do_not_depend_on_each_other(seed):
-    """Each layer loses something of its own, the less of it the wider it is."""
-    rng = random.Random(seed)
-    whole = CONFIG.intermediate_size
-    choices = [int(whole[0] * share) for share in (*matformer.SHARES, 1.0)]
-    needs = [sorted((rng.random() for _ in choices), reverse=True) for _ in whole]
+def test_clips_that_are_decoded_beside_each_other_say_what_they_say_alone(babbler):
+    items = heard(babbler, 4)
+    widths = narrowing.uniform(babbler.config.text, 0.5)
+    alone = [matformer.answers(babbler, [item], widths)[0] for item in items]
 
-    def loss(widths):
-        return sum(np.interp(width, choices, need) for width, need in zip(widths, needs, strict=True))
-
-    sizes = (0.375, 0.6)
-    for size, found in zip(sizes, matformer.search(CONFIG, sizes, loss), strict=True):
-        even = matformer.uniform(CONFIG, size)
-        best = min(
-            (widths for widths in itertools.product(choices, repeat=4) if sum(widths) <= sum(even)), key=loss
-        )
-        assert sum(found) <= sum(even)
-        assert loss(found) <= min(loss(best), loss(even)) + 1e-9
-
-
-def test_exchanges_find_what_single_layers_do_not_show():
-    """Where two layers help each other, the sum of what each costs alone says nothing."""
-    most = (32, 32, 8, 8)
-
-    def loss(widths):
-        return 10.0 - 3.0 * (widths[0] >= 16 and widths[1] >= 16) - sum(widths) / 1000 - widths[2] / 1000
-
-    (found,) = matformer.search(CONFIG, (sum(most) / 128,), loss)
-    assert loss(found) <= 7.0
+    assert matformer.answers(babbler, items, widths) == alone
+    whole = [quality.answer(babbler, item.tokens.numpy(), item.source, item.target) for item in items]
+    assert matformer.answers(babbler, items, babbler.config.text.intermediate_size) == whole
+    assert whole != alone
 
 
 def test_parameters_are_those_of_a_slice():
@@ -118,8 +87,9 @@ def brief(monkeypatch):
     for module, name, value in (
         (elastic, "STEPS", 2),
         (matformer, "REPEAT", 1),
-        (matformer, "SHARES", (0.25, 0.5)),
-        (matformer, "EXCHANGES", 2),
+        (matformer, "GPU_REPEAT", 1),
+        (narrowing, "SHARES", (0.25, 0.5)),
+        (narrowing, "EXCHANGES", 2),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -148,7 +118,7 @@ def test_a_run_ends_with_its_figures(capsys, monkeypatch, tmp_path, checkpoint, 
 
 def test_drafts_of_any_kind_change_nothing(babbler, brief):
     """It raises if one does."""
-    narrow = elastic.narrow_above(babbler.config.text, matformer.uniform(babbler.config.text, 0.25))
+    narrow = elastic.narrow_above(babbler.config.text, narrowing.uniform(babbler.config.text, 0.25))
     tokens = [item.tokens for item in heard(babbler, 4)]
     cost = elastic.drafting(babbler, tokens, "es", "en", narrow)
 

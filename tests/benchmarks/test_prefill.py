@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import prefill
 from benchmarks.models import bundled
+from pipeline.config import FULL
 
 
 @pytest.fixture(name="models", scope="module")
@@ -28,13 +29,14 @@ def test_both_ways_give_the_logits_of_transformers(models):
         torch.testing.assert_close(logits, expected, atol=1e-3, rtol=0)
 
 
-def test_the_limit_is_that_of_the_weights_and_grows_with_attention(models):
+def test_the_limit_is_that_of_the_weights_and_in_the_end_that_of_full_attention(models):
     model, _ = models
-    layers, shared = model.config.text.num_hidden_layers, model.config.text.num_kv_shared_layers
-    short, long = prefill.skip_limit(model, 1), prefill.skip_limit(model, 100_000)
+    text = model.config.text
+    full = [kind == FULL for kind in text.layer_types]
+    short, long = prefill.skip_limit(model, 1), prefill.skip_limit(model, 10_000_000)
 
-    assert 1 < short < layers / (layers - shared)
-    assert long > short
+    assert 1 < short < text.num_hidden_layers / text.first_shared_layer
+    assert long == pytest.approx(sum(full) / sum(full[: text.first_shared_layer]), rel=1e-3)
 
 
 def test_the_last_line_is_the_result(capsys):

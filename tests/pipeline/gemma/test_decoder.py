@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import SLIDING
+from pipeline.config import SLIDING, TextConfig
 from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
+from tests import reference
 
 
 def draw(decoder: Decoder, rng: random.Random, length: int, batch: int = 1) -> tuple[Tensor, Tensor]:
@@ -173,6 +177,44 @@ def test_the_whole_sequence_form_compiles_into_one_graph(decoder, rng, batch):
     compiled = torch.compile(decoder.hidden, fullgraph=True, backend="eager")
 
     torch.testing.assert_close(compiled(ids, embeddings), decoder.hidden(ids, embeddings), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_fused_layers_give_the_same_and_are_compiled_once_for_all_that_are_alike(monkeypatch):
+    """At any number of positions, in the whole and in parts; only how they are compiled is faked."""
+    torch.compiler.reset()
+    seed = secrets.randbits(32)
+    print(f"seed = {seed}")
+    rng = random.Random(seed)
+    kinds = ["sliding_attention", "full_attention"] * 4
+    raw = reference.random_text_config(rng) | {"layer_types": kinds, "num_hidden_layers": 8}
+    raw |= {"num_kv_shared_layers": 4, "intermediate_size": 64, "activation_sparsity_pattern": None}
+    decoder = Decoder(TextConfig.from_dict(raw)).eval()
+    reference.scramble(decoder)
+    fused, compiled = copy.deepcopy(decoder), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
+    fused.fuse()
+    caches = [KVCache(new_pool(of), 60) for of in (decoder, fused)]
+    for count in (9, 1, 5, 1, 12):
+        piece = draw(decoder, rng, count)
+        plain, same = (
+            advance(of, [cache], [piece], [count])[0]
+            for of, cache in zip((decoder, fused), caches, strict=True)
+        )
+        torch.testing.assert_close(same, plain, atol=1e-5, rtol=0)
+    ids, embeddings = draw(decoder, rng, 7)
+    for width in (16, 32):
+        widths = (width,) * 8
+        plain, same = (of.hidden(ids, embeddings, ffn_widths=widths) for of in (decoder, fused))
+        torch.testing.assert_close(same, plain, atol=1e-5, rtol=0)
+
+    # Four parts, each for one position and for many, one of them for widths too.
+    assert len(compiled) <= 12
 
 
 @torch.no_grad()

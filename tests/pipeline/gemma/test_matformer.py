@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,17 @@ def test_published_sub_models_form_the_groups_that_their_tables_say():
             ],
         )
     )
+
+
+def test_the_page_has_the_presets():
+    page = (Path(__file__).parents[3] / "docs" / "matformer.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| (\d+) \| (\d+) \| (\S+) \|$", page, re.MULTILINE)
+    widths = {
+        name: tuple(0 if digit == "-" else 2048 * int(digit) for digit in "".join(parts))
+        for name, *parts in rows
+    }
+
+    assert widths == {name: mix.widths(E4B) for name, mix in PRESETS.items()}
 
 
 def test_the_whole_is_in_the_group_of_its_widths():

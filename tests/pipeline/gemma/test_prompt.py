@@ -44,7 +44,7 @@ def test_an_answer_is_transcript_label_translation(prompt, tokenizer):
 
     assert tokenizer.decode(ids) == " El gato.\nEnglish: The cat."
     assert ids[-1:] == tokenizer.special("<end_of_turn>")
-    assert ids[-1] in prompt.stop_ids
+    assert ids[-1] in prompt.line_stop_ids
 
 
 def test_silence_is_answered_with_nothing(prompt, tokenizer):
@@ -54,8 +54,8 @@ def test_silence_is_answered_with_nothing(prompt, tokenizer):
 def test_a_transcript_ends_where_its_line_ends(prompt, tokenizer):
     label = prompt.translation_label("en")
 
-    assert label[0] in prompt.transcript_stop_ids
-    assert not prompt.transcript_stop_ids & set(prompt.words("El gato no duerme."))
+    assert label[0] in prompt.line_stop_ids
+    assert not prompt.line_stop_ids & set(prompt.words("El gato no duerme."))
 
 
 def test_a_text_can_be_given_word_by_word(prompt):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
+from pipeline.gemma import steps as steps_module
 from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.steps import FixedSteps
@@ -54,3 +57,35 @@ def test_steps_are_those_of_the_plain_pass(decoder, rng, device):
             cache.advance(1)
         assert got == plain(decoder, [twin for _, twin in chosen], ids, choices)
         assert max(got) < choices
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@torch.inference_mode()
+def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypatch):
+    """Any number of sequences up to the one told, at any length up to the one told."""
+    decoder.to(device)
+    sequences, positions = rng.randint(1, 6), rng.randint(1, 300)
+    pool = KVPool(decoder.config, torch.float32, torch.device(device), sequences * (positions + 16))
+    steps = FixedSteps(decoder, pool, 10)
+    steps.prepare(sequences, positions)
+    monkeypatch.delattr(steps_module, "_Step")
+    caches = [KVCache(pool, positions) for _ in range(sequences)]
+    for length in sorted({0, positions // 2, positions - 1}):
+        for cache in caches:
+            cache.reserve(length - cache.length)
+            cache.advance(length - cache.length)
+            cache.reserve(1)
+        for count in range(1, sequences + 1):
+            assert len(steps.step(caches[:count], [1] * count)) == count
+
+
+@torch.inference_mode()
+def test_a_pool_is_let_go_with_its_last_sequence(decoder):
+    """Its steps do not keep it, and what they recorded over it is gone with it."""
+    pool = KVPool(decoder.config, torch.float32, torch.device("cpu"))
+    pool.steps[None] = FixedSteps(decoder, pool, 10)
+    pool.steps[None].prepare(1, 1)
+    gone = weakref.ref(pool)
+    del pool
+
+    assert gone() is None
