@@ -46,23 +46,20 @@ class Ears:
         """Continue streams, those with as many frames as others in one batch with them.
 
         Returns:
-            Soft tokens of each, float32 [n, text_hidden].
+            Soft tokens of each, float32 [n, text_hidden], on the CPU.
         """
-        mels = [self._as_mel(piece.frames) for piece in pieces]
+        mels = [torch.from_numpy(piece.frames) for piece in pieces]
         encodings = self.encoder.push_many([piece.state for piece in pieces], mels)
-        tokens: Tensor = self.embedder(torch.cat(encodings)).float()
+        # In one copy: one for each stream would wait for the device each time.
+        tokens: Tensor = self.embedder(torch.cat(encodings)).float().cpu()
         return list(torch.split(tokens, [len(encoded) for encoded in encodings]))
 
     @torch.inference_mode()
     def end(self, state: EncoderState, frames: NDArray[np.float32]) -> Tensor:
         """End a stream with its last frames; returns what soft tokens there are still, and resets it."""
-        encodings = self.encoder.push(state, self._as_mel(frames))
+        encodings = self.encoder.push(state, torch.from_numpy(frames))
         tokens: Tensor = self.embedder(torch.cat([encodings, self.encoder.flush(state)]))
-        return tokens.float()
-
-    def _as_mel(self, frames: NDArray[np.float32]) -> Tensor:
-        weight = self.embedder.embedding_projection.weight
-        return torch.from_numpy(frames).to(weight.device, weight.dtype)
+        return tokens.float().cpu()
 
 
 class AudioStream:

@@ -8,7 +8,7 @@ beside others whose work is done in the same pass, joining and leaving at any st
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
@@ -32,6 +32,53 @@ def run_alone(steps: Steps[Work, Answer, Result], carry_out: CarryOut[Work, Answ
     except StopIteration as end:
         result: Result = end.value
         return result
+
+
+def together(generators: Sequence[Steps[Any, Any, Result]]) -> Steps[Any, Any, list[Result]]:
+    """Run generators of one stream beside each other; their work is yielded as a tuple, one alone as it is.
+
+    An error in place of an answer ends all of them.
+
+    Returns:
+        Their results, in order.
+    """
+    results: dict[int, Result] = {}
+    waiting: dict[int, Any] = {}
+
+    def go_on(at: int, answer: Any) -> None:
+        try:
+            waiting[at] = generators[at].send(answer)
+        except StopIteration as end:
+            waiting.pop(at, None)
+            results[at] = end.value
+
+    for at in range(len(generators)):
+        go_on(at, None)
+    while waiting:
+        members = list(waiting)
+        if len(members) == 1:
+            answers = [(yield waiting[members[0]])]
+        else:
+            answers = yield tuple(waiting.values())
+        for at, answer in zip(members, answers, strict=True):
+            go_on(at, answer)
+    return [results[at] for at in range(len(generators))]
+
+
+def answer_tuples(works: Sequence[Work | tuple[Work, ...]], carry_out: CarryOut[Work, Answer]) -> list[Any]:
+    """Do work that :func:`together` may have put into tuples.
+
+    Returns:
+        For each the answer; for a tuple a list of answers, or the first error among them.
+    """
+    parts = [work if isinstance(work, tuple) else (work,) for work in works]
+    done = iter(carry_out([one for part in parts for one in part]))
+    answers: list[Any] = []
+    for work, part in zip(works, parts, strict=True):
+        answer = [next(done) for _ in part]
+        failed = next((one for one in answer if isinstance(one, Exception)), None)
+        answers.append(failed or (answer if isinstance(work, tuple) else answer[0]))
+    return answers
 
 
 class Batch(Generic[Key, Work, Answer, Result]):

@@ -131,6 +131,34 @@ def _parser() -> argparse.ArgumentParser:
     stdin.add_argument("--channels", type=int, metavar="N", help="default: 1")
     listen.set_defaults(run=_listen)
 
+    status = commands.add_parser(
+        "status", help="show how a server is doing, in a table that stays up to date"
+    )
+    status.add_argument("url", metavar="URL", help="of the server, as in: http://127.0.0.1:8765")
+    status.add_argument("--once", action="store_true", help="print it once")
+    status.set_defaults(run=_status)
+
+    keys = commands.add_parser("keys", help="make, list and revoke API keys of servers").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    add = keys.add_parser("add", help="make a key; it is printed, once, and only its hash is kept")
+    add.add_argument("--tenant", required=True, metavar="NAME", help="whose streams the key is for")
+    add.add_argument(
+        "--scope",
+        dest="scopes",
+        action="append",
+        metavar="SCOPE",
+        help="speak, watch, watch:ID or admin; can be repeated (default: speak and watch)",
+    )
+    add.set_defaults(run=_keys_add)
+    show = keys.add_parser("list", help="print all keys of a file, without their secrets")
+    show.set_defaults(run=_keys_list)
+    revoke = keys.add_parser("revoke", help="make a key good for nothing; running servers take note")
+    revoke.add_argument("id", metavar="ID", help="of the key, as list prints it")
+    revoke.set_defaults(run=_keys_revoke)
+    for command in (add, show, revoke):
+        command.add_argument("--file", type=Path, required=True, metavar="keys.json", help="file of keys")
+
     model = commands.add_parser("model", help="look into models and convert them").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -313,6 +341,30 @@ def _listen(options: argparse.Namespace) -> None:
         targets=options.targets,
         audio=AudioFormat(**given),
     )
+
+
+def _status(options: argparse.Namespace) -> None:
+    from workers import status  # noqa: PLC0415
+
+    status.show(options.url, once=options.once)
+
+
+def _keys_add(options: argparse.Namespace) -> None:
+    from workers.access import keys  # noqa: PLC0415
+
+    print(keys.add_key(options.file, options.tenant, options.scopes or ("speak", "watch"), time.time))
+
+
+def _keys_list(options: argparse.Namespace) -> None:
+    from workers.access import keys  # noqa: PLC0415
+
+    print(keys.listed(options.file), end="")
+
+
+def _keys_revoke(options: argparse.Namespace) -> None:
+    from workers.access import keys  # noqa: PLC0415
+
+    keys.revoke_key(options.file, options.id, time.time)
 
 
 def _model_info(options: argparse.Namespace) -> None:

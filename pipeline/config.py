@@ -288,7 +288,6 @@ class GateConfig:
         postroll: kept after the last speech.
         hangover: without speech for this long, an utterance is over.
         min_speech: an utterance with less speech than this is not announced.
-        max_utterance: a longer one is cut where it is quiet; at least 1.
         snr_db: how far a frame is above the noise floor that opens an utterance.
         release_db: how far one is at least that continues it.
 
@@ -302,7 +301,6 @@ class GateConfig:
     postroll: float = 0.25
     hangover: float = 0.60
     min_speech: float = 0.15
-    max_utterance: float = 28.0
     snr_db: float = 4.5
     release_db: float = 3.0
 
@@ -315,13 +313,47 @@ class GateConfig:
             ("postroll", 0.0),
             ("hangover", 0.03),
             ("min_speech", 0.0),
-            ("max_utterance", 1.0),
             ("release_db", 0.1),
             ("snr_db", self.release_db),
         ):
             value = getattr(self, name)
             if not low <= value < float("inf"):
                 raise ValueError(f"{name} must be a number from {low:g} up, got {value!r}")
+
+
+POLICIES = ("agreement", "delay", "attention")
+"""When text becomes stable: :mod:`pipeline.text.agreement`, ``delay`` and ``attention``."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """When text of a running utterance becomes stable, its transcript's and its translations' alike.
+
+    Args:
+        kind: one of :data:`POLICIES`.
+        agreement: for ``agreement``: how many hypotheses in a row have to agree, 1 to 10.
+        delay: for ``delay``: seconds of audio that a word waits, 0 to 30.
+        newest: for ``attention``: seconds of audio, at the end of what was heard, that no stable word may
+            rest on, 0 to 30; soft tokens are 0.16 long.
+
+    Raises:
+        ValueError: a value outside these.
+    """
+
+    kind: str = "agreement"
+    agreement: int = 3
+    delay: float = 1.28
+    newest: float = 0.96
+
+    def __post_init__(self) -> None:
+        if self.kind not in POLICIES:
+            raise ValueError(f"unknown policy {self.kind!r}; accepted are {', '.join(POLICIES)}")
+        for name, low, high in (("agreement", 1, 10), ("delay", 0, 30), ("newest", 0, 30)):
+            value, whole = getattr(self, name), name == "agreement"
+            kinds = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+                kind = "a whole number" if whole else "a number"
+                raise ValueError(f"{name} must be {kind} from {low} to {high}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -334,9 +366,15 @@ class StreamConfig:
         audio: how the audio bytes are to be read.
         partials: whether to send text before its utterance has ended.
         partial_interval: seconds of audio between two hypotheses of a running utterance.
-        agreement: how many hypotheses in a row have to agree before their common prefix is stable.
+        policy: when text becomes stable.
+        window: most seconds of audio that the decoder looks at, at least 4: in speech that goes on longer,
+            what is certain becomes an utterance of its own.
+        word_times: whether final transcripts say when each word was spoken.
         max_new_tokens: longest text, in tokens, of one hypothesis for one utterance.
         gate: when speech starts and ends.
+
+    Raises:
+        ValueError: a window that is too short.
     """
 
     source: str = "es"
@@ -344,6 +382,12 @@ class StreamConfig:
     audio: AudioFormat = AudioFormat()
     partials: bool = True
     partial_interval: float = 0.64
-    agreement: int = 2
+    policy: PolicyConfig = PolicyConfig()
+    window: float = 28.0
+    word_times: bool = False
     max_new_tokens: int = 256
     gate: GateConfig = GateConfig()
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.window < float("inf"):
+            raise ValueError(f"window must be a number from 4 up, got {self.window!r}")

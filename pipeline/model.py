@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline import ple_file
 from pipeline.audio.mel import log_mel
 from pipeline.audio_stream import AudioStream, Ears, as_samples
-from pipeline.batching import run_alone
+from pipeline.batching import answer_tuples, run_alone
 from pipeline.checkpoint import Checkpoint, locate
 from pipeline.config import ModelConfig
 from pipeline.encoder.conformer import AudioEncoder
@@ -32,6 +32,7 @@ from pipeline.gemma.ple import PerLayerTable
 from pipeline.gemma.prompt import Prompt, PromptTemplate
 from pipeline.gemma.steps import FixedSteps
 from pipeline.gemma.tokenizer import Tokenizer
+from pipeline.gemma.watch import Lookout
 from pipeline.layout import PER_LAYER_TABLE, check, empty_parts, slice_config
 
 
@@ -291,20 +292,22 @@ class Gemma3n:
         return run_alone(steps, self.step)
 
     @torch.inference_mode()
-    def step(self, segments: Sequence[Segment]) -> list[list[int] | Exception]:
+    def step(self, works: Sequence[Segment | tuple[Segment, ...]]) -> list[Any]:
         """Append tokens to many sequences in one pass, or one for each MatFormer sub-model among them.
 
-        Ids of the vision and audio vocabularies are never chosen.
-
         Args:
-            segments: of different caches of one pool.
+            works: segments of different caches of one pool, or tuples of them.
 
         Returns:
-            For each the ``keep`` most likely next ids; or, in place of them, what is wrong with the segment,
-            an error as in :meth:`extend`. That leaves the others alone.
+            For each the ``keep`` most likely next ids, none of the vision and audio vocabularies; or instead
+            what is wrong with the segment, an error as in :meth:`extend`, which leaves others alone.
         """
+        return answer_tuples(works, self._step)
+
+    def _step(self, segments: Sequence[Segment]) -> list[list[int] | Exception]:
         answers: list[list[int] | Exception] = [[] for _ in segments]
         passes: dict[tuple[int, tuple[int, ...] | None], list[tuple[int, Segment]]] = {}
+        most = self.most_in_pass
         for at, segment in enumerate(segments):
             try:
                 self._check(segment.token_ids, segment.audio)
@@ -313,7 +316,7 @@ class Gemma3n:
             except (ValueError, CheckpointError, ContextError) as error:
                 answers[at] = error
                 continue
-            for number, piece in enumerate(segment.pieces(self.config.audio_token_id, self.most_in_pass)):
+            for number, piece in enumerate(segment.pieces(self.config.audio_token_id, most)):
                 passes.setdefault((number, segment.ffn_widths), []).append((at, piece))
         for (_, ffn_widths), members in sorted(passes.items(), key=lambda item: item[0][0]):
             chosen = self._pass([piece for _, piece in members], ffn_widths)
@@ -340,7 +343,10 @@ class Gemma3n:
         embeddings = self.embed(ids, torch.cat(heard) if heard else None)
         ahead = Ahead.of_sequences(caches, counts, [piece.keep for piece in pieces], embeddings.device)
         rows = decoder.embed_tokens_per_layer(ids, embeddings)
-        hidden = decoder.next_hidden(rows, embeddings, caches[0].pool, ahead, ffn_widths)
+        look = Lookout(ahead) if any(piece.watch and piece.keep for piece in pieces) else None
+        hidden = decoder.next_hidden(rows, embeddings, caches[0].pool, ahead, ffn_widths, look=look)
+        if look is not None:
+            look.tell([(piece.watch, piece.keep) for piece in pieces])
         for cache, count in zip(caches, counts, strict=True):
             cache.advance(count)
         return self._choose(hidden) if hidden.shape[1] else []
@@ -348,7 +354,9 @@ class Gemma3n:
     def _is_step(self, pieces: Sequence[Segment]) -> bool:
         """Whether this is a step of decoding on a GPU, which is computed in fixed shapes."""
         return self.language_model.embed_tokens.weight.is_cuda and all(
-            piece.keep == len(piece.token_ids) == 1 and piece.token_ids[0] < self._first_hard_id
+            piece.keep == len(piece.token_ids) == 1
+            and piece.token_ids[0] < self._first_hard_id
+            and piece.watch is None
             for piece in pieces
         )
 
@@ -357,6 +365,25 @@ class Gemma3n:
             pool.steps[ffn_widths] = FixedSteps(self.language_model, pool, self._first_hard_id, ffn_widths)
         steps: FixedSteps = pool.steps[ffn_widths]
         return steps
+
+    @torch.inference_mode()
+    def prepare(
+        self, pool: KVPool, sequences: int, positions: int, *, ffn_widths: Widths | None = None
+    ) -> None:
+        """Record the decode steps that are to come over a pool, which takes seconds; nothing on a CPU.
+
+        Args:
+            pool: that :meth:`new_pool` gave.
+            sequences: most of them in a step.
+            positions: of the longest.
+            ffn_widths: as in :meth:`logits`.
+
+        Raises:
+            CheckpointError: as in :meth:`logits`.
+        """
+        self._group(ffn_widths)
+        if self.language_model.embed_tokens.weight.is_cuda:
+            self._fixed_steps(pool, ffn_widths).prepare(sequences, positions)
 
     def _choose(self, hidden: Tensor) -> list[int]:
         logits = self.language_model.logits(hidden[0])[:, : self._first_hard_id]
@@ -373,12 +400,15 @@ class Gemma3n:
 
     def _check(self, token_ids: Sequence[int], audio: Tensor | None) -> None:
         """See that there is an embedding for each id and a place for each soft token."""
+        end_of_text = self._first_hard_id
+        if audio is None and all(0 <= token < end_of_text for token in token_ids):
+            return
         config, ids = self.config, np.asarray(token_ids, np.int64)
         places, count = int((ids == config.audio_token_id).sum()), 0 if audio is None else len(audio)
         if places != count:
             raise ValueError(f"{places} audio soft-token ids for {count} soft tokens")
         first, end = config.audio.vocab_offset, config.audio.vocab_offset + config.audio.vocab_size
-        text = (ids >= 0) & (ids < self._first_hard_id)
+        text = (ids >= 0) & (ids < end_of_text)
         unknown = ids[~text & ((ids < first) | (ids >= end)) & (ids != config.audio_token_id)]
         if len(unknown):
             raise ValueError(f"ids without an embedding for text or audio: {unknown.tolist()}")

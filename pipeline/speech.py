@@ -6,6 +6,7 @@ per 160 ms of speech, and nothing at all for silence.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -31,6 +32,10 @@ log-mel domain, is louder than speech; training ends utterances as it is done he
 
 SILENCE_INTERVAL = 1.0
 """Seconds of silence after which it is told how far the audio is done with."""
+
+
+CHECKPOINT_INTERVAL = 5.0
+"""Seconds of silence after which there is a new checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,14 @@ class SpeechEncoder:
         # 16 kHz samples that have been through the gate, and before which silence has been told.
         self._heard = 0
         self._told = 0
+        # What the gate has let through, since the last call began or, if that is later, the last utterance
+        # ended; None when the utterance that is open began in an earlier call. It must be encoded again by
+        # whoever goes on from a checkpoint.
+        self._opening: list[gate.GateItem] | None = []
+        self._owed: list[gate.GateItem] = []
+        # Whether an utterance is open, and from which sample on a checkpoint is due.
+        self._open = False
+        self._due = round(CHECKPOINT_INTERVAL * SAMPLE_RATE)
 
     @property
     def audio_time(self) -> float:
@@ -113,6 +126,7 @@ class SpeechEncoder:
 
     def steps(self, data: bytes) -> Encoded:
         """The same, with the work for the encoder left to the caller."""
+        yield from self._begin()
         samples = self._resampler.push(self._pcm.push(data))
         return (yield from self._listen(samples))
 
@@ -122,9 +136,38 @@ class SpeechEncoder:
 
     def flush_steps(self) -> Encoded:
         """The same, with the work for the encoder left to the caller."""
+        yield from self._begin()
         events = yield from self._listen(self._resampler.flush())
         events += yield from self._encode(self._gate.flush())
         return events + self._tell_silence(0)
+
+    def checkpoint(self) -> bytes | None:
+        """What another encoder needs to go on from here with :meth:`resume`.
+
+        Returns:
+            None while an utterance is open, and when the last checkpoint is still good: one is made at the
+            end of each utterance, and now and then in silence. At most some tens of kilobytes at 16 kHz.
+        """
+        if self._opening is None or self._heard < self._due:
+            return None
+        self._due = self._heard + round(CHECKPOINT_INTERVAL * SAMPLE_RATE)
+        state = (self._pcm, self._resampler, self._gate, self._heard, self._told, self._opening)
+        return pickle.dumps(state, pickle.HIGHEST_PROTOCOL)
+
+    def resume(self, checkpoint: bytes) -> None:
+        """Go on where another encoder was, whose checkpoint it is, without telling again what that one told.
+
+        Args:
+            checkpoint: from :meth:`checkpoint` of our own; bytes from elsewhere could do anything.
+        """
+        state = pickle.loads(checkpoint)  # noqa: S301
+        self._pcm, self._resampler, self._gate, self._heard, self._told, self._owed = state
+        self._due = self._heard + round(CHECKPOINT_INTERVAL * SAMPLE_RATE)
+
+    def _begin(self) -> Generator[Piece, Tensor, None]:
+        owed, self._owed = self._owed, []
+        yield from self._encode(owed)
+        self._opening = None if self._open else []
 
     def _listen(self, samples: NDArray[np.float32]) -> Encoded:
         self._heard += len(samples)
@@ -134,8 +177,11 @@ class SpeechEncoder:
     def _encode(self, items: list[gate.GateItem]) -> Encoded:
         events: list[SpeechEvent] = []
         for item in items:
+            if self._opening is not None:
+                self._opening.append(item)
             match item:
                 case gate.SpeechStart(sample=sample):
+                    self._open = True
                     events.append(SpeechStarted(audio_time=self.audio_time, time=sample / SAMPLE_RATE))
                 case gate.SpeechAudio(start=start, samples=samples):
                     events += yield from self._heard_speech(samples, start + len(samples))
@@ -143,6 +189,7 @@ class SpeechEncoder:
                     events += yield from self._heard_speech(np.zeros(TAIL, np.float32), sample)
                     self._audio = self._model.audio_stream()
                     self._told = sample
+                    self._open, self._opening, self._due = False, [], 0
                     events.append(SpeechEnded(audio_time=self.audio_time, time=sample / SAMPLE_RATE))
         return events
 

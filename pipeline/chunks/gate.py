@@ -1,9 +1,10 @@
 """Samples to utterances: where speech starts and ends, and the audio in between.
 
-Frames that may be speech (:mod:`pipeline.chunks.vad`) become utterances by four rules: an utterance opens
+Frames that may be speech (:mod:`pipeline.chunks.vad`) become utterances by three rules: an utterance opens
 when ``onset`` seconds out of the last twice as many are speech; it starts ``preroll`` seconds before the
 first of them; it closes when there was no speech for ``hangover`` seconds, and then ends ``postroll``
-seconds after the last; one that would grow longer than ``max_utterance`` is cut where it is quiet.
+seconds after the last. However long somebody speaks, it is one utterance here: what is said in it decides
+where it can be parted (:mod:`pipeline.utterance`).
 """
 
 from __future__ import annotations
@@ -21,15 +22,6 @@ from pipeline.config import SAMPLE_RATE, GateConfig
 SETTLING = SAMPLE_RATE
 """Samples at the start of a stream in which nothing is known yet of the noise floor. Speech that goes on
 from before the stream is only noticed after its first dip, so an utterance that opens here starts at 0."""
-
-CUT_SEARCH = 4.0
-"""Seconds at the end of the longest utterance in which a place to cut it is looked for, at most a quarter."""
-
-CUT_FRAMES = 5
-"""Frames over which the level is averaged there (150 ms): longer than a plosive's silence inside a word."""
-
-CUT_DELAY = CUT_FRAMES // 2 * FRAME
-"""Samples that are held back there, so that the cut can be in the middle of these frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +62,6 @@ class _Utterance:
     announced: bool = False
     # Samples before this one have been handed out.
     sent: int = field(init=False)
-    # Levels, averaged over CUT_FRAMES, from when a quiet place to cut it comes into question.
-    quietness: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.sent = self.start
@@ -98,8 +88,6 @@ class SpeechGate:
         self._preroll = round(config.preroll * SAMPLE_RATE)
         self._postroll = round(config.postroll * SAMPLE_RATE)
         self._hangover = round(config.hangover * SAMPLE_RATE)
-        self._longest = round(config.max_utterance * SAMPLE_RATE)
-        self._search = min(round(CUT_SEARCH * SAMPLE_RATE), self._longest // 4)
         # Samples that may still be handed out or have not filled a frame yet, from sample _origin on.
         self._buffer = np.empty(0, dtype=np.float32)
         self._origin = 0
@@ -109,8 +97,6 @@ class SpeechGate:
         self._ended = 0
         # While no utterance is open: the starts of the last frames, None for those without speech.
         self._recent: deque[int | None] = deque(maxlen=2 * self._onset_frames)
-        # Levels of the last frames.
-        self._levels: deque[float] = deque(maxlen=CUT_FRAMES)
         self._utterance: _Utterance | None = None
 
     @property
@@ -153,9 +139,8 @@ class SpeechGate:
     def _judge(self, frames: list[Frame], length: int) -> list[GateItem]:
         """Let the next frames, each ``length`` samples long, open, continue and close utterances."""
         items: list[GateItem] = []
-        for level, snr in frames:
+        for _, snr in frames:
             start, self._now = self._now, self._now + length
-            self._levels.append(level)
             if self._utterance:
                 items += self._continue(self._utterance, snr)
             else:
@@ -186,30 +171,11 @@ class SpeechGate:
             utterance.frames += 1
         if self._now - utterance.spoken >= self._hangover:
             return self._close(utterance)
-        left = utterance.start + self._longest - self._now
-        if left < 2 * self._search and self._is_place_to_cut(utterance, left):
-            return self._cut(utterance)
         return []
-
-    def _is_place_to_cut(self, utterance: _Utterance, left: int) -> bool:
-        """Whether all but a share of the last frames were louder, ``left`` samples before it must end.
-
-        The share grows with the fourth power from 0 to 1: at first only the quietest place will do.
-        """
-        level = sum(self._levels) / len(self._levels)
-        utterance.quietness.append(level)
-        searched = 1 - left / self._search
-        if searched <= 0:
-            return False
-        quieter = sum(1 for other in utterance.quietness if other < level)
-        return quieter <= searched**4 * len(utterance.quietness)
 
     def _certain(self, utterance: _Utterance) -> int:
         """Up to which sample audio is sure to belong to the utterance."""
-        certain = min(self._now, utterance.spoken + self._postroll)
-        if utterance.start + self._longest - self._now < self._search + CUT_DELAY:
-            certain = min(certain, self._now - CUT_DELAY)
-        return certain
+        return min(self._now, utterance.spoken + self._postroll)
 
     def _hand_out(self, utterance: _Utterance, until: int) -> list[GateItem]:
         items: list[GateItem] = []
@@ -234,13 +200,6 @@ class SpeechGate:
 
     def _close(self, utterance: _Utterance) -> list[GateItem]:
         return self._end(utterance, min(self._now, utterance.spoken + self._postroll))
-
-    def _cut(self, utterance: _Utterance) -> list[GateItem]:
-        """End the utterance and let the next one go on where it ended, if there is more speech."""
-        place = self._now - CUT_DELAY
-        items = self._end(utterance, place)
-        self._utterance = _Utterance(place, utterance.spoken, frames=0, needed=1)
-        return items
 
     def _trim(self) -> None:
         keep = self._utterance.sent if self._utterance else self._earliest_start()

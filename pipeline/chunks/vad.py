@@ -15,10 +15,10 @@ from collections import deque
 from typing import NamedTuple
 
 import numpy as np
-import webrtcvad
 from numpy.typing import NDArray
 
 from kernels import bands
+from pipeline.chunks.detector import Detector
 from pipeline.config import SAMPLE_RATE, GateConfig
 
 FRAME = bands.FRAME_LENGTH
@@ -59,7 +59,7 @@ class Vad:
     """
 
     def __init__(self, config: GateConfig) -> None:
-        self._detector = webrtcvad.Vad(config.aggressiveness)
+        self._detector = Detector(config.aggressiveness)
         self._loud = config.release_db
         self._bands = bands.silence()
         # Levels of the last frames; the smallest is the noise floor.

@@ -174,11 +174,15 @@ def _unstack(together: EncoderState, states: Sequence[EncoderState]) -> None:
     new = [torch.split(tensor, 1) for tensor in _tensors(together)]
     old = [list(_tensors(state)) for state in states]
     if all(tensor.shape == rows[0].shape for tensor, rows in zip(old[0], new, strict=True)):
-        # In place and all at once: on a GPU a copy of each would cost more than the encoder.
-        torch._foreach_copy_(
-            [tensor for tensors in old for tensor in tensors],
-            [rows[at] for at in range(len(states)) for rows in new],
-        )
+        # In place and all of one type at once: on a GPU a copy of each would cost more than the encoder.
+        copies: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for at, tensors in enumerate(old):
+            for tensor, rows in zip(tensors, new, strict=True):
+                into, source = copies.setdefault(tensor.dtype, ([], []))
+                into.append(tensor)
+                source.append(rows[at])
+        for into, source in copies.values():
+            torch._foreach_copy_(into, source)
     else:
         for at, state in enumerate(states):
             own = iter([rows[at].clone() for rows in new])

@@ -19,7 +19,7 @@ class View(NamedTuple):
     In the latter each sequence attends to its own keys, so its queries are set apart for that.
 
     Attributes:
-        cos: cosines of RoPE (Su et al. 2021, arXiv:2104.09864) for the queries, float32 [T or N, head_dim].
+        cos: cosines of RoPE (Su et al. 2021, arXiv:2104.09864) for the queries, [T or N, head_dim].
         sin: sines.
         mask: float, -inf where attention is not allowed, [T, S] or [sequences, 1, T, S]; None if that is
             plain causal.
@@ -53,7 +53,7 @@ class View(NamedTuple):
         mask = None
         if last < length or (window is not None and window < length):
             mask = _mask(queries[:, None] - keys, window, like.dtype)
-        return cls(*_rotation(queries, head_dim, theta), mask)
+        return cls(*_rotation(queries, head_dim, theta, like.dtype), mask)
 
     @classmethod
     def of_next(
@@ -85,14 +85,14 @@ class View(NamedTuple):
         keys = first[:, None] + torch.arange(visible, device=first.device)
         queries = positions.view(len(first), -1) if apart is None else positions[apart]
         mask = _mask(queries[:, :, None] - keys[:, None], window, dtype)
-        return cls(*_rotation(positions, head_dim, theta), mask[:, None], apart, together)
+        return cls(*_rotation(positions, head_dim, theta, dtype), mask[:, None], apart, together)
 
 
-def _rotation(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def _rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
     angle = positions.float()[:, None] / theta**exponents
     angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos(), angle.sin()
+    return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 def _mask(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -100,10 +100,10 @@ def _mask(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(distance, dtype=dtype).masked_fill(~seen, -torch.inf)
 
 
-def rotate(x: Tensor, view: View) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply RoPE to ``x`` [B, heads, T, head_dim], halves rotated against each other."""
     first, second = x.chunk(2, dim=-1)
-    return x * view.cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * view.sin.to(x.dtype)
+    return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -125,8 +125,12 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, view: View) -> tuple[Tensor, Tensor]:
         """Normed, rotated keys and normed values of ``x`` [B, T, hidden], [B, kv_heads, T, head_dim] each."""
-        key = rotate(self.k_norm(self._split(self.k_proj(x))), view)
-        return key, self.v_norm(self._split(self.v_proj(x)))
+        return self._rotated_keys(x, view.cos, view.sin)
+
+    def fuse(self) -> None:
+        """See :meth:`pipeline.gemma.decoder.DecoderLayer.fuse`."""
+        for name in ("_rotated_queries", "_rotated_keys"):
+            setattr(self, name, torch.compile(getattr(self, name), dynamic=True))
 
     def forward(self, x: Tensor, view: View, keys: Tensor, values: Tensor) -> Tensor:
         """Attend to all keys that ``view`` allows.
@@ -140,13 +144,8 @@ class Attention(nn.Module):
         Returns:
             The shape of ``x``.
         """
-        query = rotate(self.q_norm(self._split(self.q_proj(x))), view)
-        sequences, positions = keys.shape[0], query.shape[2]
-        many = sequences != query.shape[0]
-        if view.apart is not None:
-            query = query[0][:, view.apart].transpose(0, 1)
-        elif many:
-            query = torch.unflatten(query[0], 1, (sequences, -1)).transpose(0, 1)
+        many = keys.shape[0] != x.shape[0]
+        query = self._queries(x, view, keys.shape[0])
         # The query heads that share a head of keys are taken for further queries of it.
         heads, mask = keys.shape[1], view.mask
         group, each = query.shape[1] // heads, query.shape[2]
@@ -165,9 +164,43 @@ class Attention(nn.Module):
         if view.together is not None:
             attended = attended.flatten(0, 1)[None, view.together]
         elif many:
-            attended = attended.reshape(1, positions, -1)
+            attended = attended.reshape(1, x.shape[1], -1)
         out: Tensor = self.o_proj(attended)
         return out
+
+    def weights(self, x: Tensor, view: View, keys: Tensor) -> Tensor:
+        """How much each position of many sequences attends to each key of its own, for who wants to see it.
+
+        Args:
+            x: as for :meth:`forward`, [1, N, hidden].
+            view: of its positions.
+            keys: [sequences, kv_heads, S, head_dim].
+
+        Returns:
+            Probabilities, float32 [N, heads, S].
+        """
+        assert view.mask is not None
+        query = self._queries(x, view, keys.shape[0])
+        scores = torch.unflatten(query, 1, (keys.shape[1], -1)) @ keys.transpose(2, 3).unsqueeze(2)
+        weights = (scores.flatten(1, 2) + view.mask).float().softmax(-1)  # [sequences, heads, each, S]
+        weights = weights.transpose(1, 2).flatten(0, 1)
+        return weights if view.together is None else weights[view.together]
+
+    def _queries(self, x: Tensor, view: View, sequences: int) -> Tensor:
+        """Queries of each sequence, [sequences, heads, each, head_dim]."""
+        query = self._rotated_queries(x, view.cos, view.sin)
+        if view.apart is not None:
+            return query[0][:, view.apart].transpose(0, 1)
+        if sequences != query.shape[0]:
+            return torch.unflatten(query[0], 1, (sequences, -1)).transpose(0, 1)
+        return query
+
+    def _rotated_queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return rotate(self.q_norm(self._split(self.q_proj(x))), cos, sin)
+
+    def _rotated_keys(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        key = rotate(self.k_norm(self._split(self.k_proj(x))), cos, sin)
+        return key, self.v_norm(self._split(self.v_proj(x)))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)

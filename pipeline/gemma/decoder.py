@@ -23,6 +23,9 @@ from pipeline.gemma.ple import PerLayerEmbedding
 Store: TypeAlias = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes a layer's keys and values of new positions; returns those of all positions that these see."""
 
+Look: TypeAlias = Callable[[int, Tensor], None]
+"""Is shown what a full layer attends to, as :meth:`Attention.weights` has it."""
+
 
 class DecoderLayer(nn.Module):
     """AltUp prediction, attention beside LAuReL, feed-forward, AltUp correction, per-layer input."""
@@ -54,6 +57,7 @@ class DecoderLayer(nn.Module):
         shared: tuple[Tensor, Tensor] | None,
         width: int | None,
         store: Store | None = None,
+        look: Look | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run the layer over whole sequences, or over the next positions of many.
 
@@ -65,20 +69,39 @@ class DecoderLayer(nn.Module):
             width: of the feed-forward; None for all of it.
             store: takes keys and values of the positions and returns those of all that they see; None if
                 these are the same.
+            look: is shown the layer's attention.
 
         Returns:
             The streams, and the keys and values attended to.
         """
-        predictions = self.altup.predict(streams)
-        active = predictions[self.active]
-        normed = self.input_layernorm(active)
-        laurel = self.laurel(normed)
+        predictions, normed, laurel = self._before(streams)
         if shared is None:
             shared = self.self_attn.keys_values(normed, view)
             if store is not None:
                 shared = store(self.index, *shared)
-        attended = self.post_attention_layernorm(self.self_attn(normed, view, *shared))
-        attended = (active + attended + laurel) * SQRT_HALF
+        if look is not None:
+            look(self.index, self.self_attn.weights(normed, view, shared[0]))
+        attended = self.self_attn(normed, view, *shared)
+        return self._behind(predictions, laurel, attended, per_layer, width), shared
+
+    def fuse(self) -> None:
+        """Have what is element by element compiled into fewer kernels, for the weights' present device."""
+        for name in ("_before", "_behind"):
+            setattr(self, name, torch.compile(getattr(self, name), dynamic=True))
+        self.self_attn.fuse()
+
+    def _before(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Predicted streams, the layer's normed input, and what LAuReL makes of it."""
+        predictions = self.altup.predict(streams)
+        normed = self.input_layernorm(predictions[self.active])
+        return predictions, normed, self.laurel(normed)
+
+    def _behind(
+        self, predictions: Tensor, laurel: Tensor, attended: Tensor, per_layer: Tensor, width: int | None
+    ) -> Tensor:
+        """The streams, from what attention gave."""
+        attended = self.post_attention_layernorm(attended)
+        attended = (predictions[self.active] + attended + laurel) * SQRT_HALF
         fed = self.mlp(self.pre_feedforward_layernorm(attended), width)
         activated = attended + self.post_feedforward_layernorm(fed)
         corrected = self.altup.correct(predictions, activated)
@@ -88,7 +111,7 @@ class DecoderLayer(nn.Module):
         gated = F.gelu(self.per_layer_input_gate(first), approximate="tanh") * per_layer
         update = self.post_per_layer_input_norm(self.per_layer_projection(gated))
         # Every stream but the first, whichever is active, receives the per-layer input.
-        return torch.cat([corrected[:1], corrected[1:] + update]), shared
+        return torch.cat([corrected[:1], corrected[1:] + update])
 
 
 class Decoder(nn.Module):
@@ -112,6 +135,16 @@ class Decoder(nn.Module):
         extra = range(config.altup_num_inputs - 1)
         self.altup_projections = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in extra)
         self.altup_unembed_projections = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in extra)
+        # Layers whose keys and values others share.
+        self._sources = {config.kv_source(layer) for layer in range(config.first_shared_layer, layers)}
+
+    def fuse(self) -> None:
+        """Have the layers compiled, once for all that are alike; their first passes take longer then."""
+        # A version for each kind of layer, for one position and for many, for parts of a width and the whole.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            layer.fuse()
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Scaled embeddings of text tokens, [...] -> [..., hidden]."""
@@ -169,6 +202,8 @@ class Decoder(nn.Module):
         pool: KVPool,
         ahead: Ahead,
         ffn_widths: Sequence[int] | None = None,
+        *,
+        look: Look | None = None,
     ) -> Tensor:
         """Final hidden states of the next positions of many sequences, which are written to their caches.
 
@@ -180,6 +215,8 @@ class Decoder(nn.Module):
             pool: holds the caches.
             ahead: where each of the N positions belongs, and which of them are wanted.
             ffn_widths: of a MatFormer sub-model, one per layer, 0 where it has no such layer.
+            look: is shown the attention of all N positions in full layers that own keys and values, and of
+                the K that are wanted in those that share them.
 
         Returns:
             [1, K, hidden] of the K positions that are wanted.
@@ -192,18 +229,16 @@ class Decoder(nn.Module):
 
         per_layer = self._per_layer(rows, embeddings)
         views = self._views_ahead(ahead, embeddings.dtype)
-        streams, kept = self._below(embeddings, per_layer, views, ffn_widths, store)
+        streams, kept = self._below(embeddings, per_layer, views, ffn_widths, store, look=look)
         wanted = ahead.wanted
         if wanted is None:
             return embeddings[:, :0]
         if wanted is not ahead:
             streams, per_layer = streams[:, :, wanted.of], per_layer[:, :, wanted.of]
             views = self._views_ahead(wanted, embeddings.dtype)
-            first, count = self.config.first_shared_layer, self.config.num_hidden_layers
-            shared = {self.config.kv_source(layer) for layer in range(first, count)}
-            for source in shared & kept.keys():
+            for source in kept:
                 kept[source] = pool.read(source, wanted.lines[self.config.layer_types[source]].table)
-        return self._above(streams, per_layer, views, ffn_widths, kept)
+        return self._above(streams, per_layer, views, ffn_widths, kept, look=look)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Soft-capped logits of final hidden states, [..., hidden] -> [..., vocab]."""
@@ -218,8 +253,10 @@ class Decoder(nn.Module):
         views: dict[str, View],
         ffn_widths: Sequence[int] | None,
         store: Store | None,
+        *,
+        look: Look | None = None,
     ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
-        """Run the layers that own keys and values; returns the streams, and these of each layer."""
+        """Run the layers that own keys and values; returns the streams, and those that others share."""
         streams = self._expand(embeddings)
         kept: dict[int, tuple[Tensor, Tensor]] = {}
         for index in range(self.config.first_shared_layer):
@@ -233,8 +270,10 @@ class Decoder(nn.Module):
                 shared=None,
                 width=width,
                 store=store,
+                look=look if self.config.layer_types[index] == FULL else None,
             )
-            kept[index] = kv
+            if index in self._sources:
+                kept[index] = kv
         return streams, kept
 
     def _above(
@@ -244,6 +283,8 @@ class Decoder(nn.Module):
         views: dict[str, View],
         ffn_widths: Sequence[int] | None,
         kept: dict[int, tuple[Tensor, Tensor]],
+        *,
+        look: Look | None = None,
     ) -> Tensor:
         """Run the layers that share keys and values, and reduce the streams to one."""
         for index in range(self.config.first_shared_layer, len(self.layers)):
@@ -256,6 +297,7 @@ class Decoder(nn.Module):
                 views[self.config.layer_types[index]],
                 shared=kept[self.config.kv_source(index)],
                 width=width,
+                look=look if self.config.layer_types[index] == FULL else None,
             )
         return self._reduce(streams)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.gemma.cache import KVCache
+from pipeline.gemma.watch import Watch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +23,7 @@ class Segment:
         audio: soft tokens, [n, text_hidden].
         ffn_widths: of the MatFormer sub-model to use, as :mod:`pipeline.gemma.matformer` has them; None for
             the whole model.
+        watch: notes what the last ``keep`` tokens attend to; None spares the effort.
     """
 
     cache: KVCache
@@ -29,6 +31,7 @@ class Segment:
     keep: int
     audio: Tensor | None = None
     ffn_widths: tuple[int, ...] | None = None
+    watch: Watch | None = None
 
     def pieces(self, audio_token_id: int, most: int) -> list[Segment]:
         """The segment in pieces of at most ``most`` tokens; what ``keep`` asks for is all in the last."""
@@ -40,7 +43,7 @@ class Segment:
                 count = sum(token == audio_token_id for token in head)
                 heard, audio = audio[:count], audio[count:]
             pieces.append(Segment(self.cache, head, 0, heard, self.ffn_widths))
-        return [*pieces, Segment(self.cache, ids, self.keep, audio, self.ffn_widths)]
+        return [*pieces, Segment(self.cache, ids, self.keep, audio, self.ffn_widths, self.watch)]
 
 
 Decoding = Generator[Segment, list[int], list[int]]
@@ -56,6 +59,7 @@ def greedy(
     *,
     audio: Tensor | None = None,
     ffn_widths: tuple[int, ...] | None = None,
+    watch: Watch | None = None,
 ) -> Decoding:
     """Append tokens to a sequence and continue it greedily.
 
@@ -71,6 +75,7 @@ def greedy(
         draft: a guess of the output.
         audio: soft tokens, [n, text_hidden].
         ffn_widths: as in :class:`Segment`.
+        watch: the same.
 
     Returns:
         The output; shorter than ``max_new_tokens`` only if a stop id ended it.
@@ -81,8 +86,10 @@ def greedy(
     if not len(token_ids):
         raise ValueError("greedy decoding needs at least one token to continue")
     guess = list(draft[: max(0, max_new_tokens)])
-    choices = yield Segment(cache, [*token_ids, *guess], len(guess) + 1, audio, ffn_widths)
-    return (yield from go_on(cache, guess, choices, max_new_tokens, stop_ids, ffn_widths=ffn_widths))
+    choices = yield Segment(cache, [*token_ids, *guess], len(guess) + 1, audio, ffn_widths, watch)
+    return (
+        yield from go_on(cache, guess, choices, max_new_tokens, stop_ids, ffn_widths=ffn_widths, watch=watch)
+    )
 
 
 def go_on(
@@ -93,6 +100,7 @@ def go_on(
     stop_ids: Collection[int],
     *,
     ffn_widths: tuple[int, ...] | None = None,
+    watch: Watch | None = None,
 ) -> Decoding:
     """Continue as :func:`greedy` does once its first pass is done.
 
@@ -103,6 +111,7 @@ def go_on(
         max_new_tokens: how many to generate at most.
         stop_ids: ids that end the output.
         ffn_widths: as in :class:`Segment`.
+        watch: the same.
 
     Returns:
         The output.
@@ -116,7 +125,7 @@ def go_on(
     while len(output) < max_new_tokens and choice not in stop_ids:
         output.append(choice)
         last = len(output) == max_new_tokens
-        answer = yield Segment(cache, [choice], 0 if last else 1, None, ffn_widths)
+        answer = yield Segment(cache, [choice], 0 if last else 1, None, ffn_widths, watch)
         if not last:
             (choice,) = answer
     return output

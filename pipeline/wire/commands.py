@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NoReturn, TypeAlias
 
-from pipeline.config import AudioFormat
+from pipeline.config import AudioFormat, PolicyConfig
 from pipeline.errors import AudioError, ProtocolError
 
 MAX_TARGETS = 8
@@ -49,6 +49,8 @@ class Start:
     partials: bool = True
     resume: Resume | None = None
     sinks: tuple[str, ...] = ()
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    word_times: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,18 @@ def _audio(name: str, value: object) -> AudioFormat:
         raise ProtocolError(f"{name}: {str(error)[:300]}", code=error.code) from None
 
 
+def _policy(name: str, value: object) -> PolicyConfig:
+    given = _object(name, value)
+    accepted = [item.name for item in fields(PolicyConfig)]
+    unknown = [key for key in given if key not in accepted]
+    if unknown:
+        _refuse(f"{name} has no field {_shown(unknown[0])}; accepted: {', '.join(accepted)}")
+    try:
+        return PolicyConfig(**given)
+    except (ValueError, TypeError) as error:
+        _refuse(f"{name}: {str(error)[:300]}")
+
+
 def _resume(name: str, value: object) -> Resume:
     given = _checked(
         name, _object(name, value), {"stream_id": _identifier, "token": _identifier, "after_seq": _count}
@@ -226,6 +240,8 @@ _COMMANDS: dict[str, tuple[Callable[..., Command], dict[str, Check]]] = {
             "partials": _flag,
             "resume": _resume,
             "sinks": _names,
+            "policy": _policy,
+            "word_times": _flag,
         },
     ),
     "flush": (Flush, {}),

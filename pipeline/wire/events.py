@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from pipeline.errors import ProtocolError
@@ -99,11 +99,26 @@ class UtteranceText(Event):
     final: bool
 
 
+@dataclass(frozen=True)
+class SpokenWord:
+    """A word of a final transcript, spoken from ``start`` to ``end`` (seconds, to within 0.16)."""
+
+    word: str
+    start: float
+    end: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transcript(UtteranceText):
-    """What was said."""
+    """What was said.
+
+    Args:
+        words: of a final one, if the client has asked for them; left out otherwise.
+    """
 
     type: ClassVar[str] = "transcript"
+
+    words: tuple[SpokenWord, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +224,9 @@ def encode(event: Event) -> str:
     own = [item.name for item in fields(event) if item.name not in _HEAD]
     message: dict[str, Any] = {"type": event.type}
     message |= {name: getattr(event, name) for name in (*_HEAD, *own)}
+    if "words" in message:
+        spoken = message.pop("words")
+        message |= {} if spoken is None else {"words": [asdict(word) for word in spoken]}
     return json.dumps(message, ensure_ascii=False)
 
 
@@ -234,6 +252,8 @@ def decode(text: str) -> Event | None:
             return None
         known = {item.name for item in fields(kind)}
         values = {name: value for name, value in message.items() if name in known}
+        if values.get("words") is not None:
+            values["words"] = tuple(SpokenWord(**word) for word in values["words"])
         if kind is Ready:
             values["targets"] = tuple(values.get("targets", ()))
         return kind(**values)

@@ -25,6 +25,9 @@ SUPERSEDED = 4409
 TOO_SLOW = 4408
 """Close code of a connection that does not read its events as fast as they are made."""
 
+EXPIRED = 4401
+"""Close code of a connection whose key or token is not good any more."""
+
 POLICY = 1008
 """Close code of a connection whose client broke the rules."""
 
@@ -35,8 +38,10 @@ _CLOSE_CODES = {
     "frame_too_large": 1009,
     "internal": INTERNAL,
     "worker_lost": INTERNAL,
+    "stalled": INTERNAL,
     "shutting_down": 1012,
     "at_capacity": 1013,
+    "too_many_streams": 1013,
 }
 
 
@@ -48,11 +53,15 @@ class Limits:
         frame_bytes: longest message, text or binary.
         targets: most languages that a stream is translated into.
         resume_seconds: how long a stream waits for a client whose connection broke.
+        stream_seconds: most audio of one stream; 0 is without a limit.
+        idle_seconds: how long a client may say nothing at all; 0 is without a limit.
     """
 
     frame_bytes: int = 65_536
     targets: int = MAX_TARGETS
     resume_seconds: float = 60.0
+    stream_seconds: float = 0.0
+    idle_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
         """The ``limits`` of a ``ready`` event."""

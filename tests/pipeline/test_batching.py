@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.batching import Batch, run_alone
+from pipeline.batching import Batch, answer_tuples, run_alone, together
 
 
 def count(start, steps):
@@ -102,3 +102,35 @@ def test_a_pass_that_fails_is_told_to_all_of_it_and_to_nobody_else():
 
     assert [type(ended[key]) for key in "ab"] == [MemoryError, MemoryError]
     assert finish(batch) == {"c": 2}
+
+
+def double_all(works):
+    return answer_tuples(works, double)
+
+
+def test_generators_of_one_stream_work_at_once():
+    """As many passes as the longest takes; the last one left is alone in its own."""
+    asked = []
+
+    def carry_out(works):
+        asked.extend(works)
+        return double_all(works)
+
+    results = run_alone(together([count(1, 3), count(2, 1), count(3, 0)]), carry_out)
+
+    assert results == [8, 4, 3]
+    assert asked == [(1, 2), 2, 4]
+
+
+def test_nothing_together_is_nothing():
+    assert run_alone(together([]), double_all) == []
+
+
+def test_an_error_ends_all_of_a_stream_and_of_no_other():
+    batch = Batch(double_all)
+    batch.add("sick", together([count(1, 1), count(13, 1)]))
+    batch.add("sound", together([count(1, 1), count(2, 1)]))
+    ended = finish(batch)
+
+    assert isinstance(ended["sick"], ValueError)
+    assert ended["sound"] == [2, 4]

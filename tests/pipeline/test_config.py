@@ -140,7 +140,6 @@ def test_bytes_per_frame_count_all_channels(encoding: str, size: int):
     [
         {"aggressiveness": 4},
         {"hangover": 0.0},
-        {"max_utterance": 0.5},
         {"snr_db": 2.0},
         {"onset": float("nan")},
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.batching import Batch
-from pipeline.errors import AudioError, CheckpointError
+from pipeline.errors import AudioError, CheckpointError, ContextError
 from pipeline.gemma import layers
 from pipeline.gemma.greedy import Segment, greedy
 from pipeline.model import Gemma3n
@@ -316,9 +316,36 @@ def test_a_sub_model_that_there_is_not_harms_nobody_else(model, rng):
     assert isinstance(third, CheckpointError)
     with pytest.raises(CheckpointError, match="a width for each"):
         model.logits(prompt, ffn_widths=(1, 2, 3, 4, 5, 6, 7, 8))
+    with pytest.raises(CheckpointError, match="a width for each"):
+        model.prepare(pool, 1, 1, ffn_widths=(1, 2, 3, 4, 5, 6, 7, 8))
+
+
+def test_on_a_cpu_there_is_nothing_to_prepare(model):
+    pool = model.new_pool()
+    model.prepare(pool, 4, 100)
+
+    assert not pool.steps
 
 
 def test_a_model_without_tokenizer_serves_audio_and_ids(model):
     """Tokenizer files are read when text is first needed."""
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         _ = model.tokenizer
+
+
+def test_segments_of_one_stream_may_come_as_a_tuple(babbler):
+    """Answered with a list, or with what is wrong with one of them; others are left alone."""
+    ids = [5, 6, 7]
+
+    def segment(pool, wrong=False):
+        return Segment(babbler.new_cache(pool, 2 if wrong else None), ids, 2)
+
+    pool = babbler.new_pool()
+    (alone,) = babbler.step([segment(pool)])
+    both, single, broken = babbler.step(
+        [(segment(pool), segment(pool)), segment(pool), (segment(pool), segment(pool, wrong=True))]
+    )
+
+    assert both == [alone, alone]
+    assert single == alone
+    assert isinstance(broken, ContextError)

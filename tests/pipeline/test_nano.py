@@ -75,3 +75,26 @@ def test_silence_and_noise_are_answered_with_nothing(nano: Gemma3n):
 
     assert translate(nano, noise, "es", ["en"]).utterances == []
     assert translate(nano, np.zeros(160_000, np.float32), "es", ["en"]).utterances == []
+
+
+def test_quiet_and_clipped_speech_is_heard_as_loud_speech_is(nano: Gemma3n, recording: Path):
+    """At 30 dB less, and so loud that most of it is clipped."""
+    speech = read_audio(recording)[: 16_000 * 7]
+    loud = [said.transcript for said in translate(nano, speech, "es", ["en"]).utterances]
+
+    for changed in (speech * np.float32(10 ** (-30 / 20)), np.clip(speech * 12, -1, 1)):
+        assert [said.transcript for said in translate(nano, changed, "es", ["en"]).utterances] == loud
+
+
+@pytest.mark.parametrize("milliseconds", [20, 100, 200, 290])
+def test_a_scrap_of_speech_is_a_word_or_two_or_nothing(nano: Gemma3n, recording: Path, milliseconds: int):
+    speech = read_audio(recording)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        begin, length = int(rng.integers(8_000, 80_000)), milliseconds * 16
+        scrap = rng.normal(0, 3e-4, 48_000).astype(np.float32)
+        scrap[24_000 : 24_000 + length] += speech[begin : begin + length]
+        said = translate(nano, scrap, "es", ["en"]).utterances
+
+        assert len(said) <= 1
+        assert all(len(one.transcript.split()) <= 3 for one in said)

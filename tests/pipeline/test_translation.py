@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.batching import Batch, run_alone
-from pipeline.config import AudioFormat, StreamConfig
+from pipeline.config import AudioFormat, PolicyConfig, StreamConfig
 from pipeline.errors import LanguageError
 from pipeline.model import Gemma3n
 from pipeline.speech import Silence, SpeechEncoder, SpeechEnded, SpeechHeard, SpeechStarted
@@ -73,7 +73,7 @@ def test_stable_text_only_grows_into_the_final(babbler, heard):
     for kind in (Transcript, Translation):
         for number in range(3):
             of_utterance = texts(events, kind, number)
-            assert len(of_utterance) > 1
+            assert len(of_utterance) > (kind is Transcript)
             for before, after in itertools.pairwise(of_utterance):
                 assert after.stable.startswith(before.stable)
             assert of_utterance[-1].final
@@ -218,7 +218,7 @@ class Scripted:
 
 def hear_script(babbler, *script):
     """Events of an utterance with a hypothesis per soft token and one at its end."""
-    config = StreamConfig(partial_interval=0.16)
+    config = StreamConfig(partial_interval=0.16, policy=PolicyConfig(agreement=2))
     translator = SpeechTranslator(Scripted(babbler, *script), config)
     tokens = np.zeros((1, babbler.config.text.hidden_size), np.float32)
     events = translator.push(SpeechStarted(audio_time=0.0, time=0.0))
@@ -240,17 +240,24 @@ def test_what_two_hypotheses_agree_on_is_stable_and_given_to_the_next(babbler):
         ("el gato", " come", False),
         ("el gato come aquí.", "", True),
     ]
-    assert [(e.stable, e.tentative) for e in texts(events, Translation)][1:] == [
-        ("the cat", " eats"),
+    assert [(e.stable, e.tentative) for e in texts(events, Translation)] == [
+        ("the cat", ""),
         ("the cat eats here.", ""),
     ]
+
+
+def test_a_translation_is_shown_as_far_as_two_hypotheses_have_it(babbler):
+    """Transcripts change at their end alone, translations anywhere: what comes once may be gone at once."""
+    events = hear_script(babbler, *("a", "x y z"), *("a b", "x y w v"), *("a b c", "x y w v u"))
+
+    assert [e.tentative for e in texts(events, Transcript)] == ["a", " b", ""]
+    assert [(e.stable, e.tentative) for e in texts(events, Translation) if not e.final] == [("x y", "")]
 
 
 def test_a_translation_keeps_what_was_stable_when_its_transcript_vanishes(babbler):
     events = hear_script(babbler, *("sí", "yes of course"), *("sí", "yes of course not"), *("",))
 
     assert [(e.stable, e.final) for e in texts(events, Translation)] == [
-        ("", False),
         ("yes of course", False),
         ("yes of course", True),
     ]
@@ -273,7 +280,8 @@ def test_a_stream_says_in_a_batch_what_it_says_alone(babbler, heard):
         BRIEF(source="en", targets=("es",)),
         BRIEF(targets=("en", "es")),
         BRIEF(partials=False),
-        BRIEF(partial_interval=0.32, agreement=1),
+        BRIEF(partial_interval=0.32, policy=PolicyConfig(agreement=1)),
+        BRIEF(policy=PolicyConfig("attention")),
     ]
     pool = babbler.new_pool()
     translators = [SpeechTranslator(babbler, config, pool) for config in configs]
@@ -384,13 +392,46 @@ def test_a_stream_never_holds_more_than_is_said(babbler, heard):
 
 
 def test_longest_sequences_have_room(babbler):
-    """An utterance as long as the gate lets any become, with a model that does not stop."""
+    """Speech that goes on for longer than the window, with a model that does not stop."""
     config = StreamConfig(targets=("en", "es"), partial_interval=5.0, max_new_tokens=60)
     translator = SpeechTranslator(babbler, config)
-    count = round(config.gate.max_utterance / 0.16) + 1
+    count = round(2 * config.window / 0.16) + 1
     random_tokens = np.random.default_rng(1).normal(size=(count, babbler.config.text.hidden_size))
     translator.push(SpeechStarted(audio_time=1.0, time=0.0))
-    translator.push(SpeechHeard(audio_time=28.0, time=28.0, tokens=random_tokens.astype(np.float32)))
-    events = translator.push(SpeechEnded(audio_time=28.0, time=28.0))
+    translator.push(SpeechHeard(audio_time=56.0, time=56.0, tokens=random_tokens.astype(np.float32)))
+    events = translator.push(SpeechEnded(audio_time=56.0, time=56.0))
 
     assert len(texts(events, Translation)) == 2
+
+
+def translate_elsewhere(model, heard, config, moves):
+    """As if the translator were lost behind some events: another one begins with its last checkpoint."""
+    translator, checkpoint, since, shown, events = SpeechTranslator(model, config), None, [], {}, []
+    for number, speech in enumerate(heard):
+        came = translator.push(speech)
+        events += came
+        for event in came:
+            if isinstance(event, Transcript | Translation):
+                shown[getattr(event, "target", "")] = event.stable
+        since.append(speech)
+        if (newer := translator.checkpoint()) is not None:
+            checkpoint, since, shown = newer, [], {}
+        if number in moves:
+            translator = SpeechTranslator(model, config)
+            finals = [event for event in events if isinstance(event, Transcript) and event.final]
+            translator.resume(checkpoint, len(finals), shown)
+            for again in since:
+                translator.push(again)
+    return events
+
+
+@pytest.mark.parametrize("seed", [secrets.randbits(32) for _ in range(3)])
+def test_another_translator_goes_on_from_a_checkpoint(babbler, heard, seed):
+    """With the same texts, and nothing of what has been shown is taken back."""
+    rng = random.Random(seed)
+    config = BRIEF(targets=("en", "es"))
+    pieces = list(recut(heard, 3))
+    whole = translate(babbler, pieces, config)
+    moved = translate_elsewhere(babbler, pieces, config, rng.sample(range(len(pieces)), 8))
+
+    assert moved == whole

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import soxr
@@ -69,3 +71,34 @@ def test_little_is_held_back():
         resampler = Resampler(rate)
         received = sum(len(resampler.push(noise(rate // 100))) for _ in range(200))
         assert received >= 16_000 * (2 - 0.12), rate
+
+
+RATES = [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000]
+
+
+@settings(deadline=None, max_examples=30)
+@given(rate=st.sampled_from(RATES), cuts=st.lists(st.integers(0, 4_000), max_size=30))
+def test_how_much_comes_out_depends_on_how_much_went_in(rate, cuts):
+    """Not on the cuts, and not on where libsoxr's blocks began."""
+    signal = noise(sum(cuts))
+    resampler, start, came = Resampler(rate), 0, 0
+    for cut in cuts:
+        came += len(resampler.push(signal[start : start + cut]))
+        start += cut
+        assert came == len(Resampler(rate).push(signal[:start]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(rate=st.sampled_from(RATES), cut=st.floats(0, 3), piece=st.integers(1, 5_000))
+def test_a_copy_goes_on_in_step(rate, cut, piece):
+    """Sample by sample, and with as many of them at a time."""
+    cut = int(cut * rate)
+    signal = noise(cut + rate // 2)
+    original = Resampler(rate)
+    original.push(signal[:cut])
+    copy = pickle.loads(pickle.dumps(original))
+
+    for start in range(cut, len(signal), piece):
+        there, here = (one.push(signal[start : start + piece]) for one in (original, copy))
+        np.testing.assert_allclose(here, there, atol=1e-6, strict=True)
+    np.testing.assert_allclose(copy.flush(), original.flush(), atol=1e-6, strict=True)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.text.agreement import LocalAgreement, words
+from pipeline.text.agreement import LocalAgreement
+from pipeline.text.stability import Hypothesis
 
 
 def stable_after(*hypotheses: str, agreement: int = 2) -> list[str]:
     policy = LocalAgreement(agreement)
     stable = []
-    for hypothesis in hypotheses:
-        policy.push(hypothesis)
+    for text in hypotheses:
+        policy.extend(text, policy.certain(Hypothesis(text)))
         stable.append(policy.stable)
     return stable
 
@@ -39,47 +38,6 @@ def test_what_was_agreed_stays_when_hypotheses_part():
     assert stable_after("a b c", "a b d", "a b x y", "a b z") == ["", "a b", "a b", "a b"]
 
 
-def test_the_rest_is_tentative():
-    policy = LocalAgreement(2)
-
-    assert policy.push("a b c") == "a b c"
-    assert policy.push("a b d") == " d"
-    assert policy.stable == "a b"
-
-
-def test_a_hypothesis_that_contradicts_stable_text_is_refused():
-    policy = LocalAgreement(1)
-    policy.push("a b c")
-
-    with pytest.raises(ValueError, match="does not begin with 'a b'"):
-        policy.push("a x")
-
-
 def test_at_least_one_hypothesis_has_to_agree():
     with pytest.raises(ValueError, match="got 0"):
         LocalAgreement(0)
-
-
-def test_scripts_without_spaces_are_cut_into_characters():
-    assert words("今日は good day") == ["今", "日", "は", " good", " day"]
-
-
-@given(st.text())
-def test_words_joined_are_the_text(text: str):
-    assert "".join(words(text)) == text.rstrip()
-
-
-@given(
-    st.lists(st.lists(st.sampled_from(["a", "b", "ccc", "日"]), max_size=6), min_size=1),
-    st.integers(1, 3),
-)
-def test_stable_text_only_grows_and_begins_every_hypothesis(continuations, agreement):
-    policy = LocalAgreement(agreement)
-    before = ""
-    for continuation in continuations:
-        hypothesis = " ".join([policy.stable, *continuation] if policy.stable else continuation)
-        tentative = policy.push(hypothesis)
-
-        assert policy.stable.startswith(before)
-        assert policy.stable + tentative == hypothesis
-        before = policy.stable

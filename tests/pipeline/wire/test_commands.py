@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import AudioFormat
+from pipeline.config import AudioFormat, PolicyConfig
 from pipeline.errors import ProtocolError
 from pipeline.wire.commands import Flush, Mark, Resume, Start, Stop, Update, encode_command, parse_command
 
@@ -154,3 +154,32 @@ def _parse(text):
 )
 def test_what_a_client_writes_is_what_is_read(command):
     assert parse_command(encode_command(command)) == command
+
+
+def test_a_stream_may_choose_its_policy_and_ask_for_word_times():
+    start = parse_command(
+        '{"type": "start", "policy": {"kind": "attention", "newest": 0.32}, "word_times": true}'
+    )
+
+    assert start == Start(policy=PolicyConfig("attention", newest=0.32), word_times=True)
+    assert parse_command(encode_command(start)) == start
+
+
+@pytest.mark.parametrize(
+    ("policy", "sentence"),
+    [
+        ('"attention"', "policy must be a JSON object"),
+        ('{"name": "x"}', 'policy has no field "name"'),
+        ('{"kind": "luck"}', "unknown policy 'luck'; accepted are agreement, delay, attention"),
+        ('{"agreement": 0}', "agreement must be a whole number from 1 to 10"),
+        ('{"delay": "2"}', "delay must be a number from 0 to 30"),
+        ('{"newest": 1e99}', "newest must be a number from 0 to 30"),
+        ('{"kind": []}', "unknown policy"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused_with_a_sentence(policy, sentence):
+    with pytest.raises(ProtocolError) as refused:
+        parse_command(f'{{"type": "start", "policy": {policy}}}')
+
+    assert refused.value.code == "bad_message"
+    assert sentence in str(refused.value)

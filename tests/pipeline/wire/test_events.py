@@ -9,7 +9,18 @@ import pytest
 
 from pipeline.errors import ProtocolError
 from pipeline.wire import events
-from pipeline.wire.events import Done, Error, Mark, Ready, Sequencer, SpeechStart, Transcript, decode, encode
+from pipeline.wire.events import (
+    Done,
+    Error,
+    Mark,
+    Ready,
+    Sequencer,
+    SpeechStart,
+    SpokenWord,
+    Transcript,
+    decode,
+    encode,
+)
 
 
 def test_events_are_numbered_from_one_without_gaps():
@@ -57,7 +68,9 @@ def test_defaults_are_json(event):
 
 
 def test_types_are_distinct():
-    kinds = [kind for kind in vars(events).values() if dataclasses.is_dataclass(kind) and kind.type]
+    kinds = [
+        kind for kind in vars(events).values() if getattr(kind, "type", "") and dataclasses.is_dataclass(kind)
+    ]
 
     assert len({kind.type for kind in kinds}) == len(kinds) == 10
 
@@ -96,3 +109,13 @@ def test_clients_leave_out_what_they_do_not_know():
 def test_what_is_no_event_is_refused(text):
     with pytest.raises(ProtocolError, match="no event"):
         decode(text)
+
+
+def test_words_are_told_only_where_there_are_any():
+    about = {"utterance": 0, "start": 0.0, "end": 1.0, "stable": "hola", "tentative": "", "final": True}
+    plain = Transcript(**about)
+    timed = Transcript(**about, words=(SpokenWord("hola", 0.32, 0.8),))
+
+    assert "words" not in json.loads(encode(plain))
+    assert json.loads(encode(timed))["words"] == [{"word": "hola", "start": 0.32, "end": 0.8}]
+    assert [decode(encode(event)) for event in (plain, timed)] == [plain, timed]

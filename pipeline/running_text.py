@@ -1,0 +1,152 @@
+"""One text of a running utterance: its transcript, or its translation into one language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from pipeline.config import PolicyConfig
+from pipeline.gemma.prompt import Prompt
+from pipeline.gemma.tokenizer import Tokenizer
+from pipeline.text.policies import new_policy
+from pipeline.text.ruts import without_rut
+from pipeline.text.stability import Hypothesis, common_prefix, words
+
+TOKEN_SECONDS = 0.16
+"""Audio per soft token."""
+
+
+class RunningText:
+    """Token ids to text, and which of it has been shown.
+
+    Args:
+        prompt: of the model.
+        tokenizer: the same.
+        config: when text becomes stable.
+        steady: whether of the tentative text only as much is shown as the last two hypotheses have in common,
+            for texts of which more would flicker.
+    """
+
+    def __init__(
+        self, prompt: Prompt, tokenizer: Tokenizer, config: PolicyConfig, *, steady: bool = False
+    ) -> None:
+        self._prompt = prompt
+        self._tokenizer = tokenizer
+        self._policy = new_policy(config)
+        # Token ids of the stable text, with which a hypothesis begins.
+        self.given: list[int] = []
+        # Token ids of the last hypothesis, the stable text's included.
+        self.ids: list[int] = []
+        self._steady = steady
+        # Words of the last hypothesis.
+        self._last: list[str] = []
+        # What the client has been sent.
+        self._sent = ("", "")
+
+    def begin(self, stable: str, text: str) -> None:
+        """Begin with a text that has been shown, and of which the first part stays."""
+        self._policy.begin(stable)
+        self.given = self._prompt.words(stable)
+        self._last = words(text)
+        self._sent = (stable, text[len(stable) :])
+        if text:
+            self.ids = self._prompt.words(text)
+            self.judge(Hypothesis(text))
+
+    @property
+    def stable(self) -> str:
+        """What has been shown and stays."""
+        return self._policy.stable
+
+    @property
+    def tentative(self) -> str:
+        """What has been shown behind it."""
+        return self._sent[1]
+
+    @property
+    def watches(self) -> bool:
+        """Whether hypotheses need a reach."""
+        return self._policy.watches
+
+    def room(self, longest: int) -> tuple[int, list[int]]:
+        """How many tokens may be decoded behind the stable text, and how the last hypothesis went on."""
+        room = max(0, longest - len(self.given))
+        return room, self.ids[len(self.given) :][:room]
+
+    def hypothesis(self, ids: Sequence[int], heard: int, reach: Sequence[int] | None) -> Hypothesis:
+        """The text of a hypothesis, without a rut.
+
+        Args:
+            ids: tokens that were decoded behind the stable text.
+            heard: soft tokens of audio that it was made of.
+            reach: the soft token that each token rests on, of the stable text's tokens too; -1 for none. None
+                where nobody knows.
+        """
+        decode, stable = self._tokenizer.decode, self.stable
+        self.ids = [*self.given, *ids]
+        # Only what is new is taken from the tokenizer: stable text stays as it was shown.
+        new = decode(self.ids)[len(decode(self.given)) :]
+        text = (stable + new if stable else new.lstrip()).rstrip()
+        said = words(text)
+        sound = without_rut(said)
+        if len(sound) < len(said):
+            sound = sound if len(sound) >= len(words(stable)) else words(stable)
+            text = "".join(sound)
+            self.ids = self._prompt.words(text)
+        reaches: list[float] = []
+        if reach is not None:
+            spans = self.by_word([*self.given, *ids], reach)[: len(sound)]
+            reaches = [(last + 1) * TOKEN_SECONDS for _, last in spans]
+        return Hypothesis(text, heard * TOKEN_SECONDS, reaches)
+
+    def judge(self, hypothesis: Hypothesis) -> int:
+        """How many words of a hypothesis are certain; each is to be judged once."""
+        return self._policy.certain(hypothesis)
+
+    def show(self, text: str, certain: int) -> tuple[str, str] | None:
+        """Make words stable; returns what is stable and what is tentative, or None if it was sent before."""
+        self._policy.extend(text, certain)
+        self.given = self._prompt.words(self.stable)
+        said = words(text)
+        shown = max(common_prefix([self._last, said]), len(words(self.stable)))
+        self._last = said
+        state = (self.stable, "".join(said[:shown] if self._steady else said)[len(self.stable) :])
+        if state == self._sent:
+            return None
+        self._sent = state
+        return state
+
+    def count_tokens(self, number: int) -> int:
+        """How many tokens of the last hypothesis its first words have."""
+        tokens, spans = self._characters(self.ids)
+        if number >= len(spans):
+            return len(tokens)
+        return sum(last <= spans[number][0] for _, last in tokens)
+
+    def by_word(self, ids: Sequence[int], values: Sequence[int]) -> list[tuple[int, int]]:
+        """The least and the greatest value of the tokens of each word of a text.
+
+        Args:
+            ids: tokens of the whole text.
+            values: of each token.
+        """
+        tokens, spans = self._characters(ids)
+        found = []
+        for begin, end in spans:
+            inside = [
+                value
+                for (first, last), value in zip(tokens, values, strict=True)
+                if first < end and last > begin
+            ]
+            # A character of several tokens may be a word of its own.
+            inside = inside or [values[-1]]
+            found.append((min(inside), max(inside)))
+        return found
+
+    def _characters(self, ids: Sequence[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Which characters of a text its tokens are, and which its words are."""
+        text = self._tokenizer.decode(ids)
+        lead = len(text) - len(text.lstrip())
+        ends = [len(self._tokenizer.decode(ids[: at + 1])) - lead for at in range(len(ids))]
+        word_ends = list(accumulate(map(len, words(text.strip()))))
+        return list(zip([0, *ends], ends, strict=False)), list(zip([0, *word_ends], word_ends, strict=False))
