@@ -36,7 +36,12 @@ Said: TypeAlias = bytes | commands.Flush | commands.Mark | commands.Update
 
 
 async def converse(
-    url: str, start: commands.Start, said: AsyncIterable[Said], *, patience: float | None = None
+    url: str,
+    start: commands.Start,
+    said: AsyncIterable[Said],
+    *,
+    patience: float | None = None,
+    key: str | None = None,
 ) -> AsyncIterator[Event]:
     """Hold one conversation; when its connection breaks, come back and go on where it was.
 
@@ -49,6 +54,7 @@ async def converse(
         start: how the stream starts.
         said: audio and commands; pacing is theirs. Behind the last, ``stop`` is said.
         patience: seconds for which to try to come back; by default as long as the server keeps the stream.
+        key: API key or token, where the server wants one.
 
     Raises:
         StreamError: the server cannot be reached, ended the stream with a fatal error (whose code it has), or
@@ -56,7 +62,7 @@ async def converse(
         SurtitleError: whatever ``said`` raises.
     """
     speech = _Speech(said, start.audio)
-    stream = _Stream(url, start, patience)
+    stream = _Stream(url, start, patience, key)
     try:
         while True:
             connection = await stream.connect()
@@ -75,10 +81,11 @@ async def converse(
 class _Stream:
     """Where a conversation is, as far as its server knows."""
 
-    def __init__(self, url: str, start: commands.Start, patience: float | None) -> None:
+    def __init__(self, url: str, start: commands.Start, patience: float | None, key: str | None) -> None:
         self._url = url
         self._start = start
         self._patience = patience
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._ready: events.Ready | None = None
         self._seq = 0
         self.done = False
@@ -98,6 +105,7 @@ class _Stream:
                 connection = await connect(
                     self._url,
                     subprotocols=[Subprotocol(SUBPROTOCOL)],
+                    additional_headers=self._headers,
                     compression=None,
                     ping_timeout=None,  # a server that is behind reads our pongs late
                 )
@@ -247,8 +255,8 @@ async def _until_broken(
             if isinstance(event, events.Ack):
                 speech.acknowledge(event.audio_time)
             elif isinstance(event, events.Ready) and sender is None:
-                # Nothing was said on a connection whose ready did not arrive, so the first one is as good as
-                # the last.
+                # Of several, those of connections that broke before bringing them included, all tell the
+                # position of now.
                 sender = asyncio.create_task(speech.send(connection, event.bytes_received))
             yield event
     except ConnectionClosed:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.batching import Steps
+from pipeline.gemma.matformer import Widths
 from workers.host import StreamHost
-from workers.messages import Push, Request, Update
+from workers.messages import Push, Request, Resumption, Update
 from workers.protocols import DecoderStream
 
 
@@ -29,3 +30,9 @@ class DecoderWorker(StreamHost[DecoderStream]):
                 state.update(targets=targets, partials=partials)
                 return ()
         raise TypeError(f"a decoder does not take {type(request).__name__}")
+
+    def _resume(self, state: DecoderStream, resumption: Resumption) -> None:
+        state.resume(resumption.checkpoint, resumption.utterance, resumption.shown)
+
+    def _resize(self, state: DecoderStream, widths: Widths | None) -> None:
+        state.resize(widths)

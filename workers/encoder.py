@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.batching import Steps
+from pipeline.gemma.matformer import Widths
 from workers.host import StreamHost
-from workers.messages import Flush, Push, Request
+from workers.messages import Flush, Push, Request, Resumption
 from workers.protocols import EncoderStream
 
 
@@ -25,3 +26,10 @@ class EncoderWorker(StreamHost[EncoderStream]):
             case Flush():
                 return (yield from state.flush_steps())
         raise TypeError(f"an encoder does not take {type(request).__name__}")
+
+    def _resume(self, state: EncoderStream, resumption: Resumption) -> None:
+        if resumption.checkpoint is not None:
+            state.resume(resumption.checkpoint)
+
+    def _resize(self, state: EncoderStream, widths: Widths | None) -> None:
+        """The encoder has one size."""

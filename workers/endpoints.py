@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -13,6 +14,8 @@ from pipeline.text.cues import Cue, CueConfig, pop_on
 from pipeline.text.hls import HlsConfig
 from pipeline.text.subtitles import srt, vtt
 from pipeline.text.ttml import to_ttml
+from workers.access.identity import ANYONE, AccessError, Identity
+from workers.access.tickets import TicketOffice
 from workers.metrics import Metrics
 from workers.registry import Registry
 from workers.sessions import LiveStream
@@ -21,6 +24,9 @@ from workers.watching import CueViewing, LiveSubtitles, Viewing
 
 STREAM_PATH = "/v1/stream"
 
+TICKETS_PATH = "/v1/tickets"
+
+_ANY_STREAM = re.compile(r"/v1/streams/([\w-]+)")
 _STREAM = re.compile(r"/v1/streams/([\w-]+)")
 _FILE = re.compile(r"/v1/streams/([\w-]+)\.(vtt|srt|ttml|txt)")
 _TRANSCRIPT = re.compile(r"/v1/streams/([\w-]+)\.json")
@@ -75,12 +81,15 @@ class Endpoints:
         # Those that a player has asked for, by stream and language.
         self._live: WeakKeyDictionary[LiveStream, dict[str, LiveSubtitles]] = WeakKeyDictionary()
 
-    def get(self, path: str, *, upgrade: bool) -> Answer | Viewing | CueViewing | None:
+    def get(
+        self, path: str, *, upgrade: bool, identity: Identity = ANYONE
+    ) -> Answer | Viewing | CueViewing | None:
         """Answer a ``GET`` of ``path``, query included.
 
         Args:
             path: target of the request.
             upgrade: whether the client asks for a WebSocket.
+            identity: who asks.
 
         Returns:
             ``None`` for the endpoint of streams, a ``Viewing`` or ``CueViewing`` for those of viewers: these
@@ -88,6 +97,8 @@ class Endpoints:
         """
         url = urlsplit(path)
         query = dict(parse_qsl(url.query))
+        if (named := _ANY_STREAM.match(url.path)) and not self._may_watch(named[1], identity):
+            return _unknown(named[1])  # as if it were not there, so that nobody learns that it is
         watched = _WATCHED.fullmatch(url.path)
         if (watched or url.path == STREAM_PATH) and not upgrade:
             return Answer(HTTPStatus.UPGRADE_REQUIRED, f"{url.path} is a WebSocket endpoint.\n")
@@ -99,6 +110,10 @@ class Endpoints:
             return self._page(url.path, query)
         except QueryError as error:
             return Answer(HTTPStatus.BAD_REQUEST, f"{error}\n")
+
+    def _may_watch(self, stream_id: str, identity: Identity) -> bool:
+        stream = self._registry.get(stream_id)
+        return stream is None or identity.may_watch(stream_id, stream.tenant)
 
     def _page(self, path: str, query: Mapping[str, str]) -> Answer:
         if found := _FILE.fullmatch(path):
@@ -238,6 +253,28 @@ class Endpoints:
                 headers=_CHANGING,
             )
         return stream, language
+
+
+def ticket(office: TicketOffice, identity: Identity, path: str) -> Answer:
+    """Sell a ticket: to watch the stream that ``watch`` in the query names, or else to start one.
+
+    Raises:
+        AccessError: whoever asks may not do that himself.
+    """
+    query = dict(parse_qsl(urlsplit(path).query))
+    sold = office.sell(identity, query.get("watch"))
+    body = _json({"ticket": sold.text, "expires": sold.expires})
+    return Answer(HTTPStatus.CREATED, body, JSON, {"Cache-Control": "no-store"})
+
+
+def refusal(error: AccessError) -> Answer:
+    """What somebody is told who is not let in."""
+    headers = {"Cache-Control": "no-store"}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    return Answer(HTTPStatus(error.status), f"{error.code}: {error}\n", headers=headers)
 
 
 def _unknown(stream_id: str) -> Answer:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
@@ -19,6 +25,7 @@ from pipeline.errors import ProtocolError, SurtitleError
 from pipeline.wire import commands, events
 from pipeline.wire.events import Sequencer
 from pipeline.wire.protocol import (
+    EXPIRED,
     INTERNAL,
     NORMAL,
     POLICY,
@@ -28,14 +35,17 @@ from pipeline.wire.protocol import (
     Limits,
     close_code,
 )
+from workers.access.guard import Guard, Visitor
+from workers.access.identity import AccessError
 from workers.dialects.base import Dialect, Reply, Step
 from workers.dialects.native import START_SECONDS, Native
 from workers.dialects.routes import REALTIME, dialect_at
-from workers.endpoints import Endpoints
+from workers.endpoints import TICKETS_PATH, Endpoints, refusal, ticket
 from workers.eventlog import Entry
+from workers.fleet import Fleet
+from workers.incoming import Incoming
 from workers.metrics import Metrics
 from workers.protocols import StreamError
-from workers.pump import Pump
 from workers.registry import Registry
 from workers.sessions import LiveStream
 from workers.sinks.board import Board
@@ -59,8 +69,6 @@ while, and its pongs stand in line behind its audio.
 HARD_LIMIT = 1024 * 1024
 """Frames beyond this are refused before they are read, without an ``error`` event."""
 
-RETRY_SECONDS = 5.0
-
 _NO_PAGE = Answer(HTTPStatus.UPGRADE_REQUIRED, "this is a WebSocket endpoint.\n")
 
 
@@ -68,27 +76,31 @@ class Gateway:
     """Serves protocol version 1 and the pages around it.
 
     Args:
-        encoders: pumps of the encoder workers; the caller starts and runs them.
-        decoders: pumps of the decoder workers.
+        encoders: workers that take audio; the caller starts and runs them.
+        decoders: workers that take speech events.
         metrics: where to count.
         model: the model's name, for ``ready``.
         limits: what clients must keep to.
         languages: ISO 639-1 codes of those that the model was made for.
         sinks: where captions can be pushed to.
+        guard: who lets people in; everybody, by default.
+        tls: with what connections are encrypted; ``None`` for not at all.
         send_seconds: how long one event may take to leave before its reader counts as too slow.
         clock: Unix time in seconds.
     """
 
     def __init__(
         self,
-        encoders: Sequence[Pump],
-        decoders: Sequence[Pump],
+        encoders: Fleet,
+        decoders: Fleet,
         *,
         metrics: Metrics,
         model: str,
         limits: Limits,
         languages: Sequence[str] = (),
         sinks: Sequence[SinkSettings] = (),
+        guard: Guard | None = None,
+        tls: ssl.SSLContext | None = None,
         send_seconds: float = SEND_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -96,12 +108,19 @@ class Gateway:
         about = {"model": model, "languages": languages, "limits": limits.as_dict()}
         self._endpoints = Endpoints(self.registry, metrics, about)
         self._sinks = Board(sinks, clock=clock, metrics=metrics)
+        self._guard = guard or Guard()
+        self._tls = tls
+        # Who has been let in on which connection.
+        self._visitors: WeakKeyDictionary[ServerConnection, Visitor] = WeakKeyDictionary()
         self._metrics = metrics
         self._limits = limits
         self._send_seconds = send_seconds
         self._clock = clock
         # For each stream that has a connection: resolved when another connection takes it over.
         self._owners: dict[str, asyncio.Future[None]] = {}
+        # Set while no stream has a connection.
+        self._alone = asyncio.Event()
+        self._alone.set()
 
     @asynccontextmanager
     async def serve(self, sock: socket.socket) -> AsyncIterator[Server]:
@@ -109,6 +128,7 @@ class Gateway:
         server = await serve(
             self._handle,
             sock=sock,
+            ssl=self._tls,
             process_request=self._process_request,
             subprotocols=[Subprotocol(SUBPROTOCOL), Subprotocol(REALTIME)],
             select_subprotocol=_select_subprotocol,
@@ -129,35 +149,86 @@ class Gateway:
             server.close(code=1012)
             await server.wait_closed()
 
+    async def drain(self, seconds: float) -> None:
+        """Take no new streams, and let those that run come to their end; at most for so long."""
+        self.registry.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.registry.idle()
+                await self._alone.wait()  # until their clients have been told
+
     def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        upgrade = any("websocket" in value.lower() for value in request.headers.get_all("Upgrade"))
+        try:
+            answer = self._answer(connection, request, upgrade)
+        except AccessError as error:
+            self._metrics.refused.labels(error.code).inc()
+            answer = refusal(error)
+        return None if answer is None else _response(connection, answer)
+
+    def _answer(self, connection: ServerConnection, request: Request, upgrade: bool) -> Answer | None:
+        """Let a request in and answer it; ``None`` for a WebSocket.
+
+        Raises:
+            AccessError: it is not let in.
+        """
+        peer = str(connection.remote_address[0])
+        visitor = self._guard.admit(peer, request.path, request.headers, upgrade=upgrade)
+        if request.method == "POST" and urlsplit(request.path).path == TICKETS_PATH:
+            return ticket(self._guard.tickets, visitor.identity, request.path)
         if request.method != "GET":
-            return _response(connection, Answer(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is accepted\n"))
-        upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
+            return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is accepted\n")
+        self._visitors[connection] = visitor
         if dialect_at(request.path, request.headers) is not None:
-            return None if upgrade else _response(connection, _NO_PAGE)
-        answer = self._endpoints.get(request.path, upgrade=upgrade)
-        return _response(connection, answer) if isinstance(answer, Answer) else None
+            return None if upgrade else _NO_PAGE
+        answer = self._endpoints.get(request.path, upgrade=upgrade, identity=visitor.identity)
+        return answer if isinstance(answer, Answer) else None
 
     async def _handle(self, connection: ServerConnection) -> None:
         _give_up_on_the_dead(connection)
         assert connection.request is not None
         path, headers = connection.request.path, connection.request.headers
+        visitor = self._visitors[connection]
         try:
-            if (dialect := dialect_at(path, headers)) is not None:
-                await self._speak(connection, dialect)
-                return
-            match self._endpoints.get(path, upgrade=True):
-                case None:
-                    await self._speak(connection, Native(self._limits))
-                case Viewing() as viewing:
-                    await self._view(connection, self._show_captions(connection, viewing))
-                case CueViewing() as viewing:
-                    await self._view(connection, self._show_cues(connection, viewing))
+            with self._until_expired(connection, visitor):
+                await self._serve(connection, path, headers, visitor)
         except ConnectionClosed:
             return
         except Exception:
             logger.exception("a connection failed")
             await connection.close(INTERNAL)
+
+    @contextmanager
+    def _until_expired(self, connection: ServerConnection, visitor: Visitor) -> Iterator[None]:
+        """Close the connection when what its visitor has shown is not good any more."""
+        expires = visitor.identity.expires
+        if expires is None:
+            yield
+            return
+
+        async def close() -> None:
+            await asyncio.sleep(expires - self._clock())
+            await connection.close(EXPIRED, "what was shown at the start is not good any more")
+
+        closing = asyncio.create_task(close())
+        try:
+            yield
+        finally:
+            closing.cancel()
+
+    async def _serve(
+        self, connection: ServerConnection, path: str, headers: Headers, visitor: Visitor
+    ) -> None:
+        if (dialect := dialect_at(path, headers)) is not None:
+            await self._speak(connection, dialect, visitor)
+            return
+        match self._endpoints.get(path, upgrade=True, identity=visitor.identity):
+            case None:
+                await self._speak(connection, Native(self._limits), visitor)
+            case Viewing() as viewing:
+                await self._view(connection, self._show_captions(connection, viewing))
+            case CueViewing() as viewing:
+                await self._view(connection, self._show_cues(connection, viewing))
 
     async def _view(self, connection: ServerConnection, showing: Coroutine[None, None, None]) -> None:
         self._metrics.viewers.inc()
@@ -191,9 +262,9 @@ class Gateway:
             self._metrics.dropped.inc()
             await connection.close(TOO_SLOW)
 
-    async def _speak(self, connection: ServerConnection, dialect: Dialect) -> None:
+    async def _speak(self, connection: ServerConnection, dialect: Dialect, visitor: Visitor) -> None:
         try:
-            stream, after_seq, steps = await self._start(connection, dialect)
+            stream, after_seq, steps = await self._start(connection, dialect, visitor)
         except SurtitleError as error:
             await self._refuse(connection, dialect, error)
             return
@@ -202,18 +273,41 @@ class Gateway:
         if previous is not None:
             previous.set_result(None)
         self._owners[stream.id] = superseded
+        self._alone.clear()
         self.registry.attached(stream)
         epoch = stream.attach()
+        seconds, size = stream.audio_received, stream.bytes_received
+
+        def messages(entry: Entry) -> Iterable[str]:
+            # Among what a client has missed may be the ready of a connection that broke before bringing it. A
+            # client begins to send at the first one that it sees, so all of them have to tell where to.
+            if isinstance(entry.event, events.Ready):
+                event = replace(entry.event, audio_received=seconds, bytes_received=size)
+                entry = Entry(event, events.encode(event))
+            return dialect.messages(entry)
+
+        incoming = Incoming(
+            connection,
+            dialect,
+            stream,
+            epoch,
+            limits=self._limits,
+            pace=partial(self._guard.pace, visitor),
+            reply=partial(self._send, connection),
+            end=partial(self.registry.end, stream),
+        )
         try:
             await self._until_either_ends(
                 connection,
-                self._write(connection, stream, after_seq, dialect.messages),
-                self._read(connection, dialect, steps, stream, epoch),
+                self._write(connection, stream, after_seq, messages),
+                incoming.run(steps),
                 superseded,
             )
         finally:
             if self._owners[stream.id] is superseded:
                 del self._owners[stream.id]
+                if not self._owners:
+                    self._alone.set()
                 close = connection.protocol.close_rcvd
                 left = not dialect.resumable or (close is not None and close.code == NORMAL)
                 self.registry.detached(stream, left=left)
@@ -221,7 +315,7 @@ class Gateway:
             await connection.close(SUPERSEDED, "another connection resumed the stream")
 
     async def _start(
-        self, connection: ServerConnection, dialect: Dialect
+        self, connection: ServerConnection, dialect: Dialect, visitor: Visitor
     ) -> tuple[LiveStream, int, Sequence[Step]]:
         """Talk to a client until it starts a stream or takes one up again.
 
@@ -244,9 +338,15 @@ class Gateway:
                 code="not_started",
             ) from None
         if start.resume is not None:
-            return self.registry.resume(start.resume), start.resume.after_seq, steps[1:]
+            stream = self.registry.resume(start.resume, visitor.identity.tenant)
+            return stream, start.resume.after_seq, steps[1:]
         self._sinks.check(start)
-        stream = await self.registry.open(start)
+        leave = self._guard.take_place(visitor)
+        try:
+            stream = await self.registry.open(start, visitor.identity.tenant, leave)
+        except BaseException:
+            leave()
+            raise
         self._sinks.attach(stream, start.sinks)
         return stream, 0, steps[1:]
 
@@ -257,44 +357,11 @@ class Gateway:
             code=error.code,
             message=str(error),
             fatal=True,
-            retry_after=RETRY_SECONDS if error.code == "at_capacity" else None,
+            retry_after=getattr(error, "retry_after", None),
         )
         for text in dialect.render(Sequencer("").stamp(event, server_time=self._clock())):
             await self._send(connection, text)
         await connection.close(close_code(error.code), error.code)
-
-    async def _read(
-        self,
-        connection: ServerConnection,
-        dialect: Dialect,
-        steps: Sequence[Step],
-        stream: LiveStream,
-        epoch: int,
-    ) -> None:
-        """Carry the client's messages to its stream, behind the ``steps`` that came with its start."""
-        await self._take(connection, steps, stream, epoch)
-        async for message in connection:
-            try:
-                steps = dialect.receive(message)
-            except ProtocolError as error:
-                if error.fatal:
-                    stream.fail(error)
-                    self.registry.end(stream)
-                    return
-                stream.refuse(error)
-                continue
-            await self._take(connection, steps, stream, epoch)
-
-    async def _take(
-        self, connection: ServerConnection, steps: Sequence[Step], stream: LiveStream, epoch: int
-    ) -> None:
-        for step in steps:
-            if isinstance(step, Reply):
-                await self._send(connection, step.text)
-            elif isinstance(step, bytes):
-                await stream.feed(step, epoch)
-            elif not isinstance(step, commands.Start):
-                stream.command(step)
 
     async def _write(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 
 from pipeline.batching import Batch, Steps
 from pipeline.errors import SurtitleError
+from pipeline.gemma.matformer import Widths
 from workers.messages import (
     Done,
     Failed,
@@ -25,13 +27,14 @@ from workers.messages import (
     Release,
     Reply,
     Request,
+    Resumption,
     Update,
     WorkerInfo,
     WorkerStats,
 )
-from workers.protocols import Load, Loaded
+from workers.protocols import HostedStream, Load, Loaded
 
-State = TypeVar("State")
+State = TypeVar("State", bound=HostedStream)
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
@@ -65,6 +68,8 @@ class StreamHost(ABC, Generic[State]):
         self._loaded: Loaded[State] | None = None
         self._batch: Batch[str, Any, Any, Sequence[object]] = Batch(self._carry_out_all)
         self._streams: dict[str, State] = {}
+        # The sub-model that is in use; None is the whole model.
+        self._widths: Widths | None = None
         # Requests of each stream that are not done, in order; the work of the first is in the batch.
         self._queues: dict[str, deque[_Asked]] = {}
         self._batches = self._requests = self._failures = 0
@@ -74,6 +79,11 @@ class StreamHost(ABC, Generic[State]):
     async def start(self) -> WorkerInfo:
         """Load the model; returns once the worker can serve. Again is harmless."""
         return await self._in_thread(self._start)
+
+    async def restart(self) -> WorkerInfo:
+        """Forget all streams and start."""
+        await self._in_thread(self._streams.clear)
+        return await self.start()
 
     async def step(self, batch: Sequence[Request[Any]]) -> Reply:
         """Carry out requests; one that fails leaves the others alone. Returns when all are done."""
@@ -89,6 +99,10 @@ class StreamHost(ABC, Generic[State]):
         self._told_seconds = self._busy_seconds
         return Reply(outcomes, self._credits, seconds)
 
+    async def narrow(self, widths: Widths | None) -> None:
+        """Go on in a sub-model of the ladder with all streams, those that come included."""
+        await self._in_thread(self._narrow, widths)
+
     async def stats(self) -> WorkerStats:
         """Totals since the start."""
         return WorkerStats(
@@ -101,6 +115,14 @@ class StreamHost(ABC, Generic[State]):
     @abstractmethod
     def _steps(self, state: State, request: Request[Any]) -> Steps[Any, Any, Sequence[object]]:
         """Answer a request other than ``Open`` and ``Release`` with the items that came of it."""
+
+    @abstractmethod
+    def _resize(self, state: State, widths: Widths | None) -> None:
+        """Have a stream go on in a sub-model."""
+
+    @abstractmethod
+    def _resume(self, state: State, resumption: Resumption) -> None:
+        """Have a new stream go on where another worker was."""
 
     async def _in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
@@ -125,7 +147,12 @@ class StreamHost(ABC, Generic[State]):
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
             self._loaded = self._load()
-        return WorkerInfo(pid=os.getpid(), credits=self._credits)
+        return WorkerInfo(pid=os.getpid(), credits=self._credits, ladder=self._loaded.ladder)
+
+    def _narrow(self, widths: Widths | None) -> None:
+        self._widths = widths
+        for state in self._streams.values():
+            self._resize(state, widths)
 
     @property
     def _credits(self) -> int:
@@ -149,7 +176,9 @@ class StreamHost(ABC, Generic[State]):
             if isinstance(result, Exception):
                 done.append((asked, self._failed(asked.request, result)))
             else:
-                done.append((asked, Done(tuple(result))))
+                state = self._streams.get(stream)
+                checkpoint = None if state is None else state.checkpoint()
+                done.append((asked, Done(tuple(result), checkpoint)))
             self._begin(stream, done)
         self._busy_seconds += time.perf_counter() - started
         return done
@@ -188,8 +217,15 @@ class StreamHost(ABC, Generic[State]):
             self._streams.pop(request.stream, None)
         if isinstance(error, SurtitleError):
             return Failed(error.code, str(error), lost)
-        # The client is told the kind of error alone: the text of an exception can hold what was said.
-        logger.error("stream %s failed in %s", request.stream, type(self).__name__, exc_info=error)
+        # The kind of error and where it came from, alone: the text of an exception can hold what was said.
+        logger.error(
+            "stream %s failed in %s: %s\n%s",
+            request.stream,
+            type(self).__name__,
+            type(error).__name__,
+            "".join(traceback.format_tb(error.__traceback__)),
+            extra={"stream": request.stream},
+        )
         return Failed("internal", f"the stream failed with an internal error ({type(error).__name__})")
 
     def _open(self, request: Open) -> Outcome:
@@ -197,7 +233,12 @@ class StreamHost(ABC, Generic[State]):
             return Failed("worker_lost", "the worker is not ready")
         if self._credits <= 0:
             return Failed("at_capacity", f"all {self._capacity} places for streams are taken")
-        self._streams[request.stream] = self._loaded.open_stream(request.config)
+        state = self._loaded.open_stream(request.config)
+        if request.resumption is not None:
+            self._resume(state, request.resumption)
+        if self._widths is not None:
+            self._resize(state, self._widths)
+        self._streams[request.stream] = state
         return Done()
 
 

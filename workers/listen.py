@@ -27,6 +27,9 @@ FRAME_SAMPLES = SAMPLE_RATE // 10
 STDIN = Path("-")
 """The recording that is read from standard input, as it comes."""
 
+KEY_VARIABLE = "SURTITLE_KEY"
+"""Environment variable with the API key or token; an argument would be seen by everybody on the machine."""
+
 READ_BYTES = 16_384
 READ_AHEAD = 8
 """Pieces of standard input that wait to be sent, at most, and how long each may be."""
@@ -72,7 +75,7 @@ def listen(
 
 async def _listen(url: str, start: commands.Start, speech: AsyncIterator[bytes], captions: Captions) -> None:
     with captions:
-        async for event in converse(url, start, speech):
+        async for event in converse(url, start, speech, key=os.environ.get(KEY_VARIABLE)):
             captions.show(event)
 
 

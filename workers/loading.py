@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from pipeline.config import SAMPLE_RATE, StreamConfig
+from pipeline.config import SAMPLE_RATE, StreamConfig, TextConfig
+from pipeline.gemma.matformer import Widths
 from pipeline.model import Gemma3n
 from pipeline.speech import SpeechEncoder
 from pipeline.translation import SpeechTranslator
@@ -41,4 +42,14 @@ def load_decoder(path: str, device: str, dtype: str, ple: str | None = None) -> 
     model = Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype), ple=ple)
     pool = model.new_pool()
     model.generate([model.config.text.bos_token_id], max_new_tokens=1)  # has Numba compile its kernel
-    return Loaded(partial(SpeechTranslator, model, pool=pool), model.step)
+    return Loaded(partial(SpeechTranslator, model, pool=pool), model.step, ladder(model.config.text))
+
+
+def ladder(config: TextConfig) -> tuple[Widths | None, ...]:
+    """Sub-models to narrow to: half the feed-forwards above the sharing point, then half of all.
+
+    The first has the keys and values of the whole model, so that it takes over in the middle of an utterance.
+    """
+    half = tuple(width // 2 for width in config.intermediate_size)
+    own = config.first_shared_layer
+    return None, (*config.intermediate_size[:own], *half[own:]), half

@@ -6,13 +6,29 @@ in the same order. ``stream`` is the stream's id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 from pipeline.config import StreamConfig
+from pipeline.gemma.matformer import Widths
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a stream goes on whose worker was lost.
+
+    Args:
+        checkpoint: the last one that the other worker gave; ``None`` when there was none yet.
+        utterance: number of the utterance that had no final text yet.
+        shown: its stable text by target, the transcript's as ``""``.
+    """
+
+    checkpoint: object | None
+    utterance: int = 0
+    shown: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,7 @@ class Open:
 
     stream: str
     config: StreamConfig
+    resumption: Resumption | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +76,16 @@ Request: TypeAlias = Open | Push[Item] | Flush | Update | Release
 
 @dataclass(frozen=True)
 class Done:
-    """A request was carried out; ``items`` came of it: speech events, or events for the client."""
+    """A request was carried out.
+
+    Args:
+        items: what came of it: speech events, or events for the client.
+        checkpoint: what another worker needs to go on behind this request; ``None`` where it would need the
+            requests since an earlier checkpoint.
+    """
 
     items: tuple[object, ...] = ()
+    checkpoint: object | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +120,17 @@ class Reply:
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What a worker says of itself once it is ready."""
+    """What a worker says of itself once it is ready.
+
+    Args:
+        pid: of its process.
+        credits: how many streams it would take.
+        ladder: sub-models that it can use, from the widest to the narrowest; ``None`` is the whole model.
+    """
 
     pid: int
     credits: int
+    ladder: tuple[Widths | None, ...] = (None,)
 
 
 @dataclass(frozen=True)

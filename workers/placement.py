@@ -1,26 +1,30 @@
-"""Where workers run: a local Ray, started for this process alone, and actors on it.
+"""Where workers run: a local Ray, started for this process alone, or a cluster, and actors on it.
 
 With :mod:`workers.pool` this is all that knows of Ray.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 # Ray reads these once, when it is imported. A token of this run's own keeps everybody else on the
-# machine off the cluster: who can reach a Ray without one can run code in it.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+# machine off the cluster: who can reach a Ray without one can run code in it. A cluster has its own.
+if not os.environ.get("RAY_ADDRESS"):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import SurtitleError
+from pipeline.gemma.matformer import Widths
 from workers.host import StreamHost
 from workers.messages import Reply, Request, WorkerInfo, WorkerStats
 from workers.protocols import Load, WorkerLostError
@@ -28,15 +32,14 @@ from workers.protocols import Load, WorkerLostError
 OBJECT_STORE_BYTES = 100_000_000
 """Calls are kept below what would pass through the object store; this is nearly the least Ray takes."""
 
-HEALTH_SECONDS = 5.0
-
 Answer = TypeVar("Answer")
 
 
 class RayWorker:
     """A :class:`~workers.host.StreamHost` in a process of its own; itself a ``Worker``.
 
-    Ray starts the process again when it dies, empty: :meth:`start` loads the model again.
+    When the process dies, its calls fail within milliseconds; :meth:`restart` has another one started. Ray
+    could do that by itself, but then it would tell of the loss only after nearly two seconds.
 
     Args:
         host: the class to run there.
@@ -44,6 +47,7 @@ class RayWorker:
         capacity: as for ``host``.
         threads: as for ``host``; Ray itself would leave one.
         gpus: GPUs, or the fraction of one, to reserve.
+        resources: what else to reserve, see :func:`place_of`.
     """
 
     def __init__(
@@ -54,24 +58,37 @@ class RayWorker:
         capacity: int,
         threads: int,
         gpus: float = 0.0,
+        resources: Mapping[str, float] | None = None,
     ) -> None:
         # Reserving CPUs would only make a machine with fewer cores than workers wait for ever.
         actor = ray.remote(host).options(
             num_cpus=0,
             num_gpus=gpus,
-            max_restarts=-1,
+            resources=dict(resources or {}),
+            max_restarts=0,
             max_task_retries=0,  # a batch that was half carried out must not be carried out twice
             enable_task_events=False,  # they would fill the GCS: 350 MB after 240,000 calls
         )
-        self._actor = actor.remote(load, capacity=capacity, threads=threads)
+        self._place = partial(actor.remote, load, capacity=capacity, threads=threads)
+        self._actor = self._place()
 
     async def start(self) -> WorkerInfo:
         """Load the model there; returns once the worker can serve."""
         return await _reply(self._actor.start.remote())
 
+    async def restart(self) -> WorkerInfo:
+        """End the process, also one that hangs, and load the model in another."""
+        await asyncio.to_thread(ray.kill, self._actor, no_restart=True)
+        self._actor = self._place()
+        return await self.start()
+
     async def step(self, batch: Sequence[Request[Any]]) -> Reply:
         """Carry out a batch there."""
         return await _reply(self._actor.step.remote(batch))
+
+    async def narrow(self, widths: Widths | None) -> None:
+        """Go on in a sub-model there."""
+        await _reply(self._actor.narrow.remote(widths))
 
     async def stats(self) -> WorkerStats:
         """Totals since the process was started."""
@@ -80,6 +97,31 @@ class RayWorker:
     async def check_health(self) -> None:
         """Return when the worker's event loop runs."""
         await _reply(self._actor.check_health.remote())
+
+
+def on_cluster() -> bool:
+    """Whether ``RAY_ADDRESS`` names a Ray that is there already."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def place_of(stage: str) -> dict[str, float]:
+    """What a worker of ``stage`` reserves: on a cluster one of the places that nodes offer for the stage.
+
+    Nodes are given them with ``ray start --resources '{"surtitle_decoder": 1}'``. It is what keeps workers
+    off the head and off the nodes of gateways, and what tells an autoscaler that a node is wanted.
+    """
+    return {f"surtitle_{stage}": 1.0} if on_cluster() else {}
+
+
+def start() -> None:
+    """Join the Ray that ``RAY_ADDRESS`` names, or start one for this process alone.
+
+    A node of the cluster must run on this machine; ``ray start --address ... --num-cpus 0`` makes it one.
+    """
+    if on_cluster():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        start_local()
 
 
 def start_local() -> None:
@@ -95,7 +137,7 @@ def start_local() -> None:
 
 
 def stop_local() -> None:
-    """Stop the Ray of :func:`start_local` and every worker on it."""
+    """Stop every worker, and the Ray of :func:`start_local`; a cluster runs on."""
     ray.shutdown()
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.errors import SurtitleError
-from workers.messages import Outcome, Push, Release, Reply, Request
+from pipeline.gemma.matformer import Widths
+from workers.messages import Outcome, Push, Release, Reply, Request, WorkerInfo
 from workers.protocols import Worker, WorkerLostError
 
 CALL_BYTES = 96 * 1024
@@ -23,6 +24,11 @@ CALL_BYTES = 96 * 1024
 
 CALLS = 4
 """Most calls that are out at a time."""
+
+BEAT_SECONDS = 0.25
+SILENCE_SECONDS = 1.5
+"""How long after one sign of life the next is asked for, and after which silence a worker is lost: so a
+process that was stopped is missed within two seconds. Of one that died, Ray tells within milliseconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +41,12 @@ class Pump:
         worker: where the requests go.
         tick: least seconds from one call to the next; an idle worker is called at once.
         timeout: seconds after which a call without reply means that the worker is lost.
+        silence: seconds without a sign of life after which it is, too.
+        spare: whether the worker is there for streams of others that are lost, and takes no new ones.
         patience: seconds between two attempts to start a worker that was lost.
-        observe: told of every call: requests in it, seconds that the worker was busy with it.
+        observe: told of every call: requests in it, seconds that the worker was busy with it, and from the
+            call to the reply.
+        lost: told when the worker is lost.
     """
 
     def __init__(
@@ -46,19 +56,36 @@ class Pump:
         *,
         tick: float = 0.02,
         timeout: float = 60.0,
+        silence: float = SILENCE_SECONDS,
         patience: float = 1.0,
-        observe: Callable[[int, float], None] | None = None,
+        spare: bool = False,
+        observe: Callable[[int, float, float], None] | None = None,
+        lost: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
+        self.spare = spare
         self.worker = worker
         # Whether the worker has started and was not lost since.
         self.alive = False
         # How many more streams the worker takes, as it last said; 0 while it is not alive.
         self.credits = 0
+        # Places for streams that the worker has.
+        self.places = 0
+        # Sub-models of the worker, and the one in use.
+        self.ladder: tuple[Widths | None, ...] = (None,)
+        self.widths: Widths | None = None
+        # Seconds that the worker was busy; share of the last seconds; and of that, what one stream took.
+        self.busy_seconds = 0.0
+        self.load = 0.0
+        self.load_of_one = 0.0
         self._tick = tick
         self._timeout = timeout
+        self._silence = silence
         self._patience = patience
         self._observe = observe
+        self._on_loss = lost
+        # Told when there may be more room than before.
+        self.on_room: Callable[[], None] = _nothing
         self._waiting: deque[tuple[Request[Any], asyncio.Future[Outcome]]] = deque()
         # Requests in each call that is out.
         self._out: dict[asyncio.Task[None], list[tuple[Request[Any], asyncio.Future[Outcome]]]] = {}
@@ -72,8 +99,7 @@ class Pump:
         Raises:
             WorkerLostError: it could not be started.
         """
-        self.credits = (await self.worker.start()).credits
-        self.alive = True
+        self._started(await self.worker.start())
 
     async def request(self, request: Request[Any]) -> Outcome:
         """Carry one request there and its outcome back.
@@ -81,15 +107,43 @@ class Pump:
         Raises:
             WorkerLostError: the worker died with it, or is not back yet.
         """
+        if not self.alive:
+            raise WorkerLostError(f"{self.name} is lost")
         return await self._append(request)
+
+    @property
+    def streams(self) -> int:
+        """Streams that the worker has, as far as is known."""
+        return self.places - self.credits
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the worker or for its answer."""
+        return len(self._waiting) + sum(map(len, self._out.values()))
+
+    @property
+    def narrowest(self) -> bool:
+        """Whether there is no narrower sub-model than the one in use."""
+        return self.widths == self.ladder[-1]
+
+    async def narrow(self, widths: Widths | None) -> None:
+        """Have the worker go on in a sub-model.
+
+        Raises:
+            WorkerLostError: it is lost.
+        """
+        await self.worker.narrow(widths)
+        self.widths = widths
 
     def release(self, stream: str) -> None:
         """Have the worker forget a stream after all that was requested for it; needs no waiting for."""
-        self._append(Release(stream)).add_done_callback(_retrieve)
+        if self.alive:
+            self._append(Release(stream)).add_done_callback(_retrieve)
 
     async def run(self) -> None:
         """Carry requests until cancelled; start the worker again whenever it is lost."""
         loop = asyncio.get_running_loop()
+        heart = loop.create_task(self._listen_to_heart(), name=f"heart of {self.name}")
         try:
             while True:
                 await self._wake.wait()
@@ -105,17 +159,41 @@ class Pump:
                     self._out[loop.create_task(self._call(batch))] = batch
                     await asyncio.sleep(called + self._tick - loop.time())
         finally:
-            for call in self._out:
-                call.cancel()
+            for task in (heart, *self._out):
+                task.cancel()
+
+    async def _listen_to_heart(self) -> None:
+        """Lose the worker when its process does not answer: nobody else tells of one that is stopped."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            if not self.alive or self._loss is not None:
+                continue
+            asked = loop.time()
+            try:
+                async with asyncio.timeout(self._silence):
+                    await self.worker.check_health()
+            except WorkerLostError as error:
+                self._lose(error)
+            except TimeoutError:
+                # When this process itself stood still, that says nothing about the worker.
+                if loop.time() - asked < self._silence + BEAT_SECONDS:
+                    self._lose(WorkerLostError(f"it gave no sign of life for {self._silence:g} s"))
+
+    def _lose(self, error: WorkerLostError | TimeoutError) -> None:
+        if self._loss is None:
+            self._loss = error
+        self._wake.set()
 
     async def _call(self, batch: list[tuple[Request[Any], asyncio.Future[Outcome]]]) -> None:
+        called = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await self.worker.step([request for request, _ in batch])
         except (WorkerLostError, TimeoutError) as error:
-            self._loss = error
+            self._lose(error)
         else:
-            self._settle(batch, reply)
+            self._settle(batch, reply, asyncio.get_running_loop().time() - called)
             call = asyncio.current_task()
             assert call is not None
             del self._out[call]
@@ -128,8 +206,10 @@ class Pump:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         self._fail()
-        self._loss = None
+        if self._on_loss is not None:
+            self._on_loss()
         await self._restart()
+        self._loss = None
 
     def _append(self, request: Request[Any]) -> asyncio.Future[Outcome]:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -159,10 +239,14 @@ class Pump:
             self._wake.set()
         return batch
 
-    def _settle(self, batch: Sequence[tuple[Request[Any], asyncio.Future[Outcome]]], reply: Reply) -> None:
+    def _settle(
+        self, batch: Sequence[tuple[Request[Any], asyncio.Future[Outcome]]], reply: Reply, away: float
+    ) -> None:
         self.credits = reply.credits
+        self.busy_seconds += reply.seconds
+        self.on_room()
         if self._observe is not None:
-            self._observe(len(batch), reply.seconds)
+            self._observe(len(batch), reply.seconds, away)
         for (_, future), outcome in zip(batch, reply.outcomes, strict=True):
             if not future.done():
                 future.set_result(outcome)
@@ -180,13 +264,20 @@ class Pump:
     async def _restart(self) -> None:
         while True:
             try:
-                await self.start()
+                self._started(await self.worker.restart())
             except SurtitleError as error:
                 logger.error("%s does not start: %s", self.name, error)
-                self._fail()
                 await asyncio.sleep(self._patience)
             else:
+                logger.warning("%s is back", self.name)
                 return
+
+    def _started(self, info: WorkerInfo) -> None:
+        self.credits = self.places = info.credits
+        self.ladder, self.widths = info.ladder, None
+        self.load = 0.0
+        self.alive = True
+        self.on_room()
 
 
 def _retrieve(future: asyncio.Future[Outcome]) -> None:
@@ -209,7 +300,5 @@ def item_bytes(item: object) -> int:
     return int(getattr(getattr(item, "tokens", None), "nbytes", 0))
 
 
-def least_loaded(pumps: Sequence[Pump]) -> Pump | None:
-    """The pump whose worker takes the most further streams; ``None`` when none takes any."""
-    best = max(pumps, key=lambda pump: pump.credits)
-    return best if best.credits > 0 else None
+def _nothing() -> None:
+    pass

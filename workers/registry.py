@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.config import StreamConfig
+from pipeline.errors import SurtitleError
 from pipeline.wire import commands
 from pipeline.wire.protocol import Limits
+from workers.fleet import Fleet
 from workers.metrics import Metrics
 from workers.protocols import StreamError
-from workers.pump import Pump, least_loaded
+from workers.seat import RETRY_SECONDS
 from workers.sessions import LiveStream
+
+logger = logging.getLogger(__name__)
 
 _SHUTTING_DOWN = "the server is shutting down; start again soon"
 
@@ -22,8 +27,8 @@ class Registry:
     """Live streams by their id, and the workers that take them.
 
     Args:
-        encoders: pumps of the encoder workers.
-        decoders: pumps of the decoder workers.
+        encoders: that streams may be on.
+        decoders: that streams may be on.
         model: the model's name, for ``ready``.
         limits: what clients must keep to.
         clock: Unix time in seconds.
@@ -32,8 +37,8 @@ class Registry:
 
     def __init__(
         self,
-        encoders: Sequence[Pump],
-        decoders: Sequence[Pump],
+        encoders: Fleet,
+        decoders: Fleet,
         *,
         model: str,
         limits: Limits,
@@ -49,10 +54,14 @@ class Registry:
         self._streams: dict[str, LiveStream] = {}
         # The task that runs each stream, until it has ended.
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # What has to be called when a stream has ended.
+        self._leaving: dict[str, Callable[[], None]] = {}
         # When a stream without a connection is stopped, or one that has ended is forgotten.
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        # Whether no stream is to be started any more.
+        # Whether no stream is to be started any more, and set while none runs.
         self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def get(self, stream_id: str) -> LiveStream | None:
         """The stream of that id, also for a while after it has ended."""
@@ -60,39 +69,57 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a worker of each kind that is alive."""
-        return all(any(pump.alive for pump in pumps) for pumps in (self._encoders, self._decoders))
+        """Whether there is a worker of each kind that is alive, and streams may still be started."""
+        return self._encoders.alive and self._decoders.alive and not self._closed
 
-    async def open(self, start: commands.Start) -> LiveStream:
+    async def open(
+        self, start: commands.Start, tenant: str = "", leave: Callable[[], None] | None = None
+    ) -> LiveStream:
         """Start a new stream on the workers with most room.
+
+        Args:
+            start: how.
+            tenant: whose it is.
+            leave: called when it has ended.
 
         Raises:
             SurtitleError: there is no room, or the model does not know a language.
         """
-        encoder, decoder = least_loaded(self._encoders), least_loaded(self._decoders)
-        if encoder is None or decoder is None:
-            raise StreamError("all places for streams are taken; try again later", code="at_capacity")
-        for pump in (encoder, decoder):
-            pump.credits -= 1  # until its next reply, so that streams that come together spread
+        self._refuse_when_closed()
         config = StreamConfig(
-            source=start.source, targets=start.targets, audio=start.audio, partials=start.partials
+            source=start.source,
+            targets=start.targets,
+            audio=start.audio,
+            partials=start.partials,
+            policy=start.policy,
+            word_times=start.word_times,
         )
         stream = LiveStream(
-            config, encoder, decoder, describe=self._describe, clock=self._clock, metrics=self._metrics
+            config,
+            self._encoders,
+            self._decoders,
+            describe=self._describe,
+            clock=self._clock,
+            metrics=self._metrics,
+            tenant=tenant,
         )
         await stream.open()
         if self._closed:  # since: nobody would end it
             stream.release()
-            raise StreamError(_SHUTTING_DOWN, code="shutting_down")
+            self._refuse_when_closed()
         self._streams[stream.id] = stream
         task = asyncio.create_task(stream.run(), name=f"stream {stream.id}")
         self._tasks[stream.id] = task
+        self._idle.clear()
+        if leave is not None:
+            self._leaving[stream.id] = leave
         task.add_done_callback(lambda _: self._ended(stream))
+        logger.info("started", extra={"stream": stream.id, "tenant": tenant})
         self._metrics.started.inc()
         self._metrics.streams.inc()
         return stream
 
-    def resume(self, resume: commands.Resume) -> LiveStream:
+    def resume(self, resume: commands.Resume, tenant: str = "") -> LiveStream:
         """Find the stream of a client that returns.
 
         Raises:
@@ -100,7 +127,11 @@ class Registry:
                 or events after ``after_seq`` are no longer kept (``too_slow``).
         """
         stream = self._streams.get(resume.stream_id)
-        if stream is None or not secrets.compare_digest(stream.token.encode(), resume.token.encode()):
+        if (
+            stream is None
+            or stream.tenant != tenant
+            or not secrets.compare_digest(stream.token.encode(), resume.token.encode())
+        ):
             raise StreamError(
                 "start.resume names no stream that is here with this token; streams are kept for "
                 f"{self._limits.resume_seconds:g} s after a connection breaks; start a new one",
@@ -112,6 +143,7 @@ class Registry:
                 f"start.resume.after_seq must be from {first} to {last}, got {resume.after_seq}",
                 code="too_slow" if resume.after_seq < first else "bad_message",
             )
+        logger.info("resumed", extra={"stream": stream.id, "tenant": stream.tenant})
         self._metrics.resumes.inc()
         return stream
 
@@ -127,15 +159,24 @@ class Registry:
         elif stream.id in self._tasks:
             self._set_timer(stream, lambda: stream.command(commands.Stop()))
 
-    def end(self, stream: LiveStream) -> None:
-        """End a stream whose fatal ``error`` has been published."""
+    def end(self, stream: LiveStream, error: SurtitleError) -> None:
+        """End a stream with a fatal ``error`` event."""
+        stream.fail(error)
         task = self._tasks.get(stream.id)
         if task is not None:
             task.cancel()
 
+    def drain(self) -> None:
+        """Start no more streams; those that run go on, and may be resumed."""
+        self._closed = True
+
+    async def idle(self) -> None:
+        """Wait until no stream runs."""
+        await self._idle.wait()
+
     async def close(self) -> None:
         """End all streams with a fatal ``error`` of code ``shutting_down`` and start no more."""
-        self._closed = True
+        self.drain()
         tasks = list(self._tasks.values())
         for stream in self._streams.values():
             stream.fail(StreamError(_SHUTTING_DOWN, code="shutting_down"))
@@ -147,7 +188,12 @@ class Registry:
 
     def _ended(self, stream: LiveStream) -> None:
         del self._tasks[stream.id]
+        if not self._tasks:
+            self._idle.set()
+        self._leaving.pop(stream.id, _nothing)()
         self._metrics.streams.dec()
+        totals = {"audio_seconds": stream.audio_received, "utterances": len(stream.transcripts)}
+        logger.info("ended", extra={"stream": stream.id, "tenant": stream.tenant, **totals})
         self._set_timer(stream, lambda: self._forget(stream))
 
     def _forget(self, stream: LiveStream) -> None:
@@ -163,3 +209,11 @@ class Registry:
         timer = self._timers.pop(stream.id, None)
         if timer is not None:
             timer.cancel()
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise StreamError(_SHUTTING_DOWN, code="shutting_down", retry_after=RETRY_SECONDS)
+
+
+def _nothing() -> None:
+    pass

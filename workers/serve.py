@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from pipeline.checkpoint import locate
 from pipeline.cli import NANO
 from pipeline.gemma.prompt import PromptTemplate
-from pipeline.wire.protocol import Limits
-from workers import placement
+from workers import logs, placement
+from workers.access.guard import Guard
+from workers.access.tls import Certificate
+from workers.autoscale import Forecast
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.endpoints import STREAM_PATH
@@ -67,7 +69,7 @@ def run(
     serve(
         settings,
         Path(path).name,
-        partial(load_encoder, path, settings.device, settings.dtype),
+        partial(load_encoder, path, *settings.encoding),
         partial(load_decoder, path, settings.device, settings.dtype, settings.ple),
         languages=PromptTemplate.from_pretrained(locate(path)).languages,
     )
@@ -94,8 +96,12 @@ def serve(
         SettingsError: the address is taken.
         SurtitleError: whatever loading raises.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # who knocks with garbage is no error of ours
+    logs.configure(settings.logs)
+    try:
+        guard = settings.access.guard(settings.host, time.time)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    certificate = settings.access.tls()
     # Ray starts and stops in a thread of its own: there no signal interrupts it half-way, and the kernel
     # kills Ray's processes when the thread that started them ends.
     with (
@@ -103,23 +109,44 @@ def serve(
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray") as ray_thread,
     ):
         try:
-            serving = _serve(sock, settings, model, encoder, decoder, languages=languages)
-            asyncio.run(_until_signal(serving, ray_thread))
+            draining = asyncio.Event()
+            serving = _serve(
+                sock,
+                settings,
+                model,
+                encoder,
+                decoder,
+                languages=languages,
+                guard=guard,
+                certificate=certificate,
+                draining=draining,
+            )
+            asyncio.run(_until_signal(serving, ray_thread, draining))
         finally:
             ray_thread.submit(placement.stop_local).result()
 
 
-async def _until_signal(serving: Coroutine[None, None, None], ray_thread: ThreadPoolExecutor) -> None:
-    """Start Ray and serve until SIGINT or SIGTERM, then unwind."""
+async def _until_signal(
+    serving: Coroutine[None, None, None], ray_thread: ThreadPoolExecutor, draining: asyncio.Event
+) -> None:
+    """Start Ray and serve until SIGINT, or until ``draining``, which SIGTERM sets, is done; then unwind.
+
+    A second SIGTERM is a SIGINT.
+    """
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
 
+    def drain() -> None:
+        if draining.is_set():
+            signalled.set()
+        draining.set()
+
     def handle_signals() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, signalled.set)
+        loop.add_signal_handler(signal.SIGINT, signalled.set)
+        loop.add_signal_handler(signal.SIGTERM, drain)
 
     handle_signals()
-    await loop.run_in_executor(ray_thread, placement.start_local)
+    await loop.run_in_executor(ray_thread, placement.start)
     handle_signals()  # Ray has put its own in their place
     task = asyncio.ensure_future(serving)
     waiting = asyncio.create_task(signalled.wait())
@@ -146,38 +173,81 @@ async def _serve(
     decoder: Load[DecoderStream],
     *,
     languages: Sequence[str],
+    guard: Guard,
+    certificate: Certificate | None,
+    draining: asyncio.Event,
 ) -> None:
-    workers = settings.encoder_workers + settings.decoder_workers
+    workers = settings.encoder_workers + settings.decoder_workers + 2 * settings.spares
     place = partial(
         RayWorker,
         capacity=settings.streams,
         threads=settings.threads or max(1, (os.cpu_count() or 1) // workers),
-        gpus=1 / workers if settings.device.startswith("cuda") else 0.0,
     )
-    encoders = [place(EncoderWorker, encoder) for _ in range(settings.encoder_workers)]
-    decoders = [place(DecoderWorker, decoder) for _ in range(settings.decoder_workers)]
+    encoders, decoders = (
+        [
+            place(host, load, gpus=gpus(settings, stage), resources=placement.place_of(stage))
+            for _ in range(number + settings.spares)
+        ]
+        for stage, host, load, number in (
+            ("encoder", EncoderWorker, encoder, settings.encoder_workers),
+            ("decoder", DecoderWorker, decoder, settings.decoder_workers),
+        )
+    )
     metrics = Metrics()
-    async with run_pool(encoders, decoders, metrics) as pool:
-        limits = Limits(resume_seconds=settings.resume_seconds)
+    metrics.forecast(Forecast(settings.streams * min(settings.encoder_workers, settings.decoder_workers)))
+    async with run_pool(
+        encoders, decoders, metrics, spares=settings.spares, target_load=settings.target_load
+    ) as pool:
         gateway = Gateway(
             pool.encoders,
             pool.decoders,
             metrics=metrics,
             model=model,
-            limits=limits,
+            limits=settings.access.limits(settings.resume_seconds),
             languages=languages,
             sinks=settings.sinks,
+            guard=guard,
+            tls=certificate.context if certificate else None,
         )
-        async with gateway.serve(sock) as server:
+        async with gateway.serve(sock), _fresh(certificate):
             host, port = sock.getsockname()[:2]
             print(_ready_line(host, port, model, settings), file=sys.stderr, flush=True)
-            await server.wait_closed()
+            await draining.wait()
+            await gateway.drain(settings.drain_seconds)
+
+
+@asynccontextmanager
+async def _fresh(certificate: Certificate | None) -> AsyncIterator[None]:
+    """Have a certificate be renewed while the block runs."""
+    renewing = asyncio.create_task(certificate.keep_fresh()) if certificate else None
+    try:
+        yield
+    finally:
+        if renewing is not None:
+            renewing.cancel()
+
+
+def gpus(settings: Settings, stage: str) -> float:
+    """GPUs of one worker: one on a cluster; the workers of one machine share its own."""
+    numbers = {
+        "encoder": (settings.encoding[0], settings.encoder_workers),
+        "decoder": (settings.device, settings.decoder_workers),
+    }
+    on_gpu = {
+        name: number + settings.spares
+        for name, (device, number) in numbers.items()
+        if device.startswith("cuda")
+    }
+    if stage not in on_gpu:
+        return 0.0
+    return 1.0 if placement.on_cluster() else 1 / sum(on_gpu.values())
 
 
 def _ready_line(host: str, port: int, model: str, settings: Settings) -> str:
     address = f"[{host}]" if ":" in host else host
+    scheme = "ws" if settings.access.certificate is None else "wss"
     encoders, decoders = settings.encoder_workers, settings.decoder_workers
     return (
-        f"surtitle ready on ws://{address}:{port}{STREAM_PATH} (model {model}, "
+        f"surtitle ready on {scheme}://{address}:{port}{STREAM_PATH} (model {model}, "
         f"{encoders} encoder worker{'s' * (encoders > 1)}, {decoders} decoder worker{'s' * (decoders > 1)})"
     )

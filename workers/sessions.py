@@ -25,13 +25,16 @@ from pipeline.errors import SurtitleError
 from pipeline.text.subtitles import Cue
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event, Sequencer
-from workers import messages
+from workers import messages, watchdog
 from workers.eventlog import EventLog
+from workers.fleet import Fleet
 from workers.mailbox import Mailbox
 from workers.messages import Failed, Outcome, Push
 from workers.metrics import Latencies, Metrics
 from workers.protocols import StreamError
-from workers.pump import Pump, item_bytes
+from workers.pump import item_bytes
+from workers.seat import Seat
+from workers.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -74,23 +77,26 @@ class LiveStream:
 
     Args:
         config: how it is heard and translated.
-        encoder: pump of the worker that hosts its front half.
-        decoder: pump of the worker that hosts its back half.
+        encoders: one of which hosts its front half.
+        decoders: one of which hosts its back half.
         describe: fields of ``ready`` that are the server's: ``model``, ``limits``.
         clock: Unix time in seconds.
         metrics: where the server counts.
+        tenant: whose stream it is.
     """
 
     def __init__(
         self,
         config: StreamConfig,
-        encoder: Pump,
-        decoder: Pump,
+        encoders: Fleet,
+        decoders: Fleet,
         *,
         describe: dict[str, Any],
         clock: Callable[[], float],
         metrics: Metrics,
+        tenant: str = "",
     ) -> None:
+        self.tenant = tenant
         self.id = secrets.token_urlsafe(12)
         self.token = secrets.token_urlsafe(24)
         self.config = config
@@ -98,8 +104,6 @@ class LiveStream:
         self.log = EventLog()
         self.transcripts: deque[events.Transcript] = deque(maxlen=KEPT_FINALS)
         self.translations: deque[events.Translation] = deque(maxlen=KEPT_FINALS)
-        self._encoder = encoder
-        self._decoder = decoder
         self._describe = describe
         self._clock = clock
         self._metrics = metrics
@@ -109,13 +113,28 @@ class LiveStream:
         self._epoch = 0
         # The form in which the workers have the audio: as the client sends it, or decoded.
         self._pcm = AudioFormat() if config.audio.compressed else config.audio
+        moved = metrics.moved.labels
+        hosted = replace(config, audio=self._pcm)
+        self._encoder = Seat(encoders, self.id, hosted, moved=moved("encoder").inc)
+        # Stable text of the running utterance: by target, and the transcript's as "".
+        self._shown: dict[str, str] = {}
+        self._decoder = Seat(
+            decoders,
+            self.id,
+            hosted,
+            shown=lambda: (self._utterances, self._shown),
+            moved=moved("decoder").inc,
+        )
         # Bytes and frames received so far, and the start of a frame that was cut.
         self._bytes = 0
         self._frames = 0
         self._rest = b""
         # Seconds of audio that have been translated.
         self._audio_time = 0.0
+        self._watchdog = Watchdog(watchdog.STALL_SECONDS)
+        # What the last status told.
         self._behind = False
+        self._action = "none"
         self._utterances = 0
         bytes_per_second = self._pcm.sample_rate * self._pcm.bytes_per_frame
         self._piece = _whole_frames(min(PIECE_BYTES, bytes_per_second), self._pcm)
@@ -130,6 +149,11 @@ class LiveStream:
     def audio_received(self) -> float:
         """Seconds of audio that arrived, as far as it is decoded; a client that returns goes on from here."""
         return self._frames / self._pcm.sample_rate
+
+    @property
+    def bytes_received(self) -> int:
+        """The same in bytes as the client has sent them."""
+        return self._bytes
 
     @property
     def audio_time(self) -> float:
@@ -152,10 +176,9 @@ class LiveStream:
         Raises:
             SurtitleError: one of them refuses or is lost; then the stream is in neither.
         """
-        config = replace(self.config, audio=self._pcm)
         try:
-            for pump in (self._encoder, self._decoder):
-                _items(await pump.request(messages.Open(self.id, config)))
+            for seat in (self._encoder, self._decoder):
+                await seat.take()
         except BaseException:
             self.release()
             raise
@@ -173,7 +196,7 @@ class LiveStream:
                 source=self.config.source,
                 targets=self.targets,
                 audio_received=self.audio_received,
-                bytes_received=self._bytes,
+                bytes_received=self.bytes_received,
                 **self._describe,
             )
         )
@@ -200,6 +223,7 @@ class LiveStream:
         self._frames += frames
         self._metrics.audio_seconds.inc(frames / self._pcm.sample_rate)
         self._latencies.received(self.audio_received, self._clock())
+        self._watchdog.fed()
 
     def command(self, command: Control) -> None:
         """Carry out a command after all audio that came before it."""
@@ -219,12 +243,13 @@ class LiveStream:
             async with asyncio.TaskGroup() as group:
                 if self._entry is not self._inbox:
                     group.create_task(self._decode())
+                group.create_task(self._watchdog.guard())
                 group.create_task(self._listen())
                 group.create_task(self._translate())
         except* SurtitleError as failures:
             self.fail(cast(SurtitleError, failures.exceptions[0]))
         except* Exception:
-            logger.exception("stream %s failed", self.id)
+            logger.exception("stream %s failed", self.id, extra={"stream": self.id})
             self.fail(StreamError("the stream failed with an internal error", code="internal"))
         finally:
             self.release()
@@ -285,6 +310,7 @@ class LiveStream:
                 match run:
                     case _Heard(audio_time=audio_time):
                         self._audio_time = audio_time
+                        self._watchdog.moved(waiting=self.audio_received > audio_time)
                         self._tell_lag()
                     case tuple():
                         for event in _items(await self._decoder.request(Push(self.id, run))):
@@ -295,6 +321,7 @@ class LiveStream:
                         await self._update(run)
                     case commands.Stop():
                         self._tell(self._done(), last=True)
+                        self._watchdog.end()
                         return
 
     async def _update(self, command: commands.Update) -> None:
@@ -307,9 +334,11 @@ class LiveStream:
 
     def _tell_lag(self) -> None:
         behind = self.audio_received - self._audio_time
-        if (not self._behind and behind > BEHIND_SECONDS) or (self._behind and behind < CAUGHT_UP_SECONDS):
-            self._behind = not self._behind
-            self._tell(events.Status(behind=round(behind, 3), action="none"))
+        is_behind = behind >= CAUGHT_UP_SECONDS if self._behind else behind > BEHIND_SECONDS
+        action = "degraded" if self._decoder.narrowed else "none"
+        if (is_behind, action) != (self._behind, self._action):
+            self._behind, self._action = is_behind, action
+            self._tell(events.Status(behind=round(behind, 3), action=action))
 
     def _done(self) -> events.Done:
         return events.Done(
@@ -329,19 +358,22 @@ class LiveStream:
         event = self._sequencer.stamp(event, server_time=now)
         self.log.append(event, last=last)
         match event:
+            case events.UtteranceText(final=False, stable=stable):
+                self._shown[_target(event)] = stable
             case events.Transcript(final=True):
+                self._shown.clear()
                 self.transcripts.append(event)
                 self._utterances += 1
             case events.Translation(final=True):
                 self.translations.append(event)
-                self._metrics.final_latency.observe(self._latencies.final(event.end, now))
+                self._metrics.observe_final(self._latencies.final(event.end, now))
             case events.Error(code=code):
                 self._metrics.errors.labels(code).inc()
 
     def release(self) -> None:
         """Have both workers forget the stream."""
-        for pump in (self._encoder, self._decoder):
-            pump.release(self.id)
+        for seat in (self._encoder, self._decoder):
+            seat.release()
 
 
 def _runs(items: Iterable[object]) -> Iterator[tuple[Any, ...] | Marker]:
@@ -351,6 +383,10 @@ def _runs(items: Iterable[object]) -> Iterator[tuple[Any, ...] | Marker]:
             yield from cast(Iterator[Marker], group)
         else:
             yield tuple(group)
+
+
+def _target(event: events.UtteranceText) -> str:
+    return event.target if isinstance(event, events.Translation) else ""
 
 
 def _items(outcome: Outcome) -> tuple[object, ...]:

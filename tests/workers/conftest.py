@@ -48,6 +48,7 @@ async def running(*, encoders=None, decoders=None, capacity=32, limits=DEFAULT_L
                 address=address,
                 http=f"http://{address}",
                 gateway=gateway,
+                pool=pool,
                 listener=server,
                 metrics=metrics,
                 encoders=encoders,

@@ -21,9 +21,25 @@ def letters(word):
     return tuple(("letter", letter) for letter in word)
 
 
+class Forgetful:
+    """Cannot go on elsewhere but from the start."""
+
+    def checkpoint(self):
+        return None
+
+    def resume(self, *where):
+        raise AssertionError("it gave no checkpoint")
+
+
 class SpellingEncoder:
     def __init__(self, config):
         self.open = False
+
+    def checkpoint(self):
+        return None if self.open else "closed"
+
+    def resume(self, checkpoint):
+        assert checkpoint == "closed"
 
     def steps(self, data):
         heard = []
@@ -48,6 +64,16 @@ class SpellingDecoder:
         self.text = ""
         self.position = 0
         self.utterance = 0
+        self.shown = ""
+
+    def checkpoint(self):
+        return None if self.text else (self.targets, self.partials, self.position, self.utterance)
+
+    def resume(self, checkpoint, utterance, shown):
+        if checkpoint is not None:
+            self.targets, self.partials, self.position, self.utterance = checkpoint
+        assert utterance == self.utterance or not shown
+        self.shown = shown.get("", "")
 
     def steps(self, event):
         yield WORK
@@ -62,6 +88,9 @@ class SpellingDecoder:
             return []
         return [events.Transcript(**self._about(), stable=self.text, tentative="", final=False)]
 
+    def resize(self, ffn_widths):
+        self.widths = ffn_widths
+
     def update(self, *, targets, partials):
         if targets is not None:
             _check(targets)
@@ -71,6 +100,8 @@ class SpellingDecoder:
 
     def _finals(self):
         text, about = self.text, self._about()
+        assert text.startswith(self.shown)
+        self.shown = ""
         self.text, self.utterance = "", self.utterance + 1
         return [
             events.Transcript(**about, stable=text, tentative="", final=True),

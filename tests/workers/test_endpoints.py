@@ -13,6 +13,7 @@ import m3u8
 import pytest
 import webvtt
 
+from pipeline.wire.protocol import Limits
 from tests.pipeline.text.parsers import parse_subrip, parse_ttml, parse_webvtt
 from tests.workers.conftest import client, running
 from tests.workers.doubles import SpellingEncoder, load_encoder
@@ -49,7 +50,7 @@ async def test_health_and_readiness(server):
 
 
 async def test_not_ready_without_a_living_worker(server):
-    server.gateway.registry._decoders[0].alive = False
+    server.pool.decoders.pumps[0].alive = False
 
     status, _, body = await fetch(server, "/readyz")
 
@@ -85,7 +86,7 @@ async def test_what_the_server_can(server):
     assert json.loads(body) == {
         "model": "spelling",
         "languages": ["es", "en", "fr", "de"],
-        "limits": {"frame_bytes": 65_536, "targets": 8, "resume_seconds": 60.0},
+        "limits": Limits().as_dict(),
     }
 
 

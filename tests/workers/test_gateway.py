@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from pipeline.wire.protocol import SUBPROTOCOL
+from pipeline.wire.protocol import SUBPROTOCOL, Limits
 from tests.workers.conftest import client, emptied, finals, running
 from tests.workers.doubles import load_encoder
 from workers.encoder import EncoderWorker
@@ -36,7 +36,7 @@ async def test_ready_comes_first_and_tells_the_limits(server):
 
     assert ready["type"] == "ready"
     assert (ready["model"], ready["source"], ready["targets"]) == ("spelling", "es", ["fr"])
-    assert ready["limits"] == {"frame_bytes": 65_536, "targets": 8, "resume_seconds": 60.0}
+    assert ready["limits"] == Limits().as_dict()
     assert ready["audio_received"] == 0.0
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.config import StreamConfig
-from tests.workers.doubles import WORK, letters, load_decoder, load_encoder, loaded
+from tests.workers.doubles import WORK, Forgetful, letters, load_decoder, load_encoder, loaded
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.messages import Done, Failed, Flush, Open, Push, Release, Update, WorkerStats
@@ -74,7 +74,7 @@ async def test_credits_are_the_places_left():
 async def test_health_is_answered_while_a_batch_is_at_work():
     entered, leave = threading.Event(), threading.Event()
 
-    class Slow:
+    class Slow(Forgetful):
         def __init__(self, config):
             pass
 
@@ -119,7 +119,7 @@ async def test_nothing_opens_before_start():
     assert reply.outcomes[0].code == "worker_lost"
 
 
-class Counter:
+class Counter(Forgetful):
     """Does as many pieces of work as it is given bytes, and says in which rounds."""
 
     def __init__(self, config):

@@ -9,7 +9,7 @@ def test_exposition():
     metrics = Metrics()
     metrics.streams.inc()
     metrics.errors.labels("bad_message").inc()
-    metrics.observe_call("decoder", 3, 0.2)
+    metrics.observe_call("decoder", 3, 0.2, 0.2)
 
     text = metrics.exposition()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -16,7 +16,7 @@ from tests.workers.doubles import END, load_decoder, load_encoder
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.messages import Done, Open, Push
-from workers.placement import RayWorker
+from workers.placement import RayWorker, place_of
 from workers.protocols import WorkerLostError
 
 pytestmark = pytest.mark.usefixtures("ray")
@@ -24,6 +24,14 @@ pytestmark = pytest.mark.usefixtures("ray")
 
 def ray_worker(host, load, **options):
     return RayWorker(host, load, **{"capacity": 8, "threads": 1, **options})
+
+
+async def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def load_nothing():
@@ -38,7 +46,7 @@ async def test_a_worker_answers_from_another_process():
 
     assert info.pid != os.getpid()
     assert info.credits == 3
-    assert list(reply.outcomes) == [Done(), Done((("letter", "o"), END))]
+    assert list(reply.outcomes) == [Done(), Done((("letter", "o"), END), "closed")]
     assert reply.credits == 2
     assert (await worker.stats()).requests == 2
 
@@ -48,26 +56,32 @@ async def test_a_model_that_cannot_be_loaded_is_said_so():
         await ray_worker(EncoderWorker, load_nothing).start()
 
 
-async def test_a_killed_worker_is_lost_and_can_be_started_again():
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_worker_that_is_lost_begins_anew_in_another_process(fault):
     worker = ray_worker(EncoderWorker, load_encoder)
     info = await worker.start()
+    await worker.step([Open("a", StreamConfig())])
 
-    os.kill(info.pid, signal.SIGKILL)
+    os.kill(info.pid, fault)
+    again = await worker.restart()
 
-    async def lost():
-        try:
-            await worker.check_health()
-        except WorkerLostError:
-            return True
-        return False
-
-    async def started_again():
-        with suppress(WorkerLostError):
-            return await worker.start()
-
-    await eventually(lost)
-    assert (await eventually(started_again)).pid != info.pid
+    assert again.pid != info.pid
+    assert again.credits == 8
     assert (await worker.step([Open("a", StreamConfig())])).outcomes[0] == Done()
+    await eventually(partial(gone, info.pid))
+
+
+async def test_a_call_to_a_killed_worker_fails_at_once():
+    worker = ray_worker(EncoderWorker, load_encoder)
+    os.kill((await worker.start()).pid, signal.SIGKILL)
+
+    async def ask_until_it_fails():
+        while True:
+            await worker.check_health()
+
+    async with asyncio.timeout(1):
+        with pytest.raises(WorkerLostError):
+            await ask_until_it_fails()
 
 
 async def test_streams_through_processes():
@@ -88,22 +102,10 @@ async def test_streams_through_processes():
     assert all(requests)  # both decoders took streams
 
 
-async def test_a_stream_on_a_killed_worker_ends_with_an_error_and_the_next_goes_on():
-    encoder = ray_worker(EncoderWorker, load_encoder)
-    decoder = ray_worker(DecoderWorker, load_decoder)
-    async with running(encoders=[encoder], decoders=[decoder]) as server:
-        async with client(server.url, {"type": "start"}, b"ho") as speaker:
-            await speaker.until("transcript")
-            os.kill((await decoder.start()).pid, signal.SIGKILL)
-            await speaker.send(b"la")
-            error = (await speaker.rest())[-1]
+def test_places_are_reserved_on_a_cluster_alone(monkeypatch):
+    """tests/k8s/test_nodes.py joins one."""
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert place_of("encoder") == {}
 
-        async def ready():
-            return server.gateway.registry.ready
-
-        await eventually(ready)
-        async with client(server.url, {"type": "start"}, b"hola", {"type": "stop"}) as speaker:
-            received = await speaker.rest()
-
-    assert (error["code"], error["fatal"]) == ("worker_lost", True)
-    assert received[-1]["type"] == "done"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert place_of("encoder") == {"surtitle_encoder": 1.0}

@@ -20,7 +20,7 @@ async def test_every_worker_is_reached():
     metrics = Metrics()
 
     async with run_pool(encoders, decoders, metrics) as pool:
-        pumps = [*pool.encoders, *pool.decoders]
+        pumps = [*pool.encoders.pumps, *pool.decoders.pumps]
         outcomes = [await pump.request(Open("a", StreamConfig())) for pump in pumps]
 
     assert outcomes == [Done()] * 3

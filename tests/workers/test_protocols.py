@@ -21,7 +21,7 @@ def test_every_kind_of_worker_keeps_to_the_interface(kind, method):
 
 
 def test_the_interface_is_complete():
-    assert set(METHODS) == {"start", "step", "stats", "check_health"}
+    assert set(METHODS) == {"start", "restart", "narrow", "step", "stats", "check_health"}
 
 
 def test_errors_carry_their_code():

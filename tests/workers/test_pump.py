@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 from tests.workers.conftest import eventually
 from workers.messages import Done, Flush, Push, Reply, WorkerInfo
 from workers.protocols import WorkerLostError
-from workers.pump import CALL_BYTES, CALLS, Pump, least_loaded, payload_bytes
+from workers.pump import BEAT_SECONDS, CALL_BYTES, CALLS, Pump, payload_bytes
 
 
 class HeldWorker:
@@ -27,6 +28,11 @@ class HeldWorker:
     async def start(self):
         self.starts += 1
         return WorkerInfo(pid=0, credits=8)
+
+    restart = start
+
+    async def check_health(self):
+        pass
 
     async def step(self, batch):
         self.calls.append(list(batch))
@@ -150,10 +156,18 @@ async def test_a_request_whose_asker_has_gone_is_not_carried():
 
 
 @pytest.mark.parametrize("fault", [WorkerLostError("killed"), TimeoutError()])
+async def alive(pump):
+    async def is_alive():
+        return pump.alive
+
+    await eventually(is_alive)
+
+
+@pytest.mark.parametrize("fault", [WorkerLostError("killed"), TimeoutError()])
 async def test_a_lost_worker_fails_what_was_under_way_and_is_started_again(fault):
-    worker = HeldWorker()
+    worker, losses = HeldWorker(), []
     worker.faults = [fault]
-    async with pumping(worker) as pump:
+    async with pumping(worker, lost=lambda: losses.append(1)) as pump:
         asked = ask(pump, Flush("a"))
         await settle()
         asked += ask(pump, Flush("b"))
@@ -162,11 +176,57 @@ async def test_a_lost_worker_fails_what_was_under_way_and_is_started_again(fault
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [WorkerLostError, WorkerLostError]
 
+        await alive(pump)
         worker.go.release()
         assert (await pump.request(Flush("c"))).items == (Flush("c"),)
-        assert pump.alive
 
     assert worker.starts == 2
+    assert losses == [1]
+
+
+class Stopped(HeldWorker):
+    """Gives no sign of life until it is started anew."""
+
+    async def check_health(self):
+        if self.starts == 1:
+            await asyncio.Event().wait()
+
+
+async def test_a_worker_without_a_sign_of_life_is_lost_also_when_nothing_is_under_way():
+    worker = Stopped()
+    async with pumping(worker, silence=0.05) as pump:
+        (asked,) = ask(pump, Flush("a"))
+        with pytest.raises(WorkerLostError, match="was lost"):
+            await asked
+        await alive(pump)
+
+    assert worker.starts == 2
+
+
+async def test_a_pause_of_this_process_is_no_loss():
+    """When it goes on, the answers of all workers are late, though they had come."""
+
+    class Late(HeldWorker):
+        async def check_health(self):
+            time.sleep(0.5)  # noqa: ASYNC251 - this is the pause
+            await asyncio.sleep(0.001)
+
+    worker = Late()
+    async with pumping(worker, silence=0.05) as pump:
+        worker.go.release()
+        await pump.request(Flush("a"))
+        for _ in range(3):
+            await asyncio.sleep(BEAT_SECONDS)
+        assert pump.alive
+
+    assert worker.starts == 1
+
+
+async def test_what_is_asked_of_a_lost_worker_fails_at_once():
+    worker = HeldWorker()
+    pump = Pump("encoder 0", worker)
+    with pytest.raises(WorkerLostError, match="encoder 0 is lost"):
+        await pump.request(Flush("a"))
 
 
 async def test_a_worker_that_does_not_answer_is_lost():
@@ -177,11 +237,12 @@ async def test_a_worker_that_does_not_answer_is_lost():
 
 async def test_a_worker_is_tried_until_it_starts():
     class Stubborn(HeldWorker):
-        async def start(self):
+        async def restart(self):
             if self.starts in (1, 2):
                 self.starts += 1
+                assert not pump.alive
                 raise WorkerLostError("not yet")
-            return await super().start()
+            return await self.start()
 
     worker = Stubborn()
     worker.faults = [WorkerLostError("killed")]
@@ -189,12 +250,7 @@ async def test_a_worker_is_tried_until_it_starts():
         worker.go.release()
         with pytest.raises(WorkerLostError):
             await pump.request(Flush("a"))
-        assert not pump.alive
-
-        async def alive():
-            return pump.alive
-
-        await eventually(alive)
+        await alive(pump)
 
     assert worker.starts == 4
 
@@ -205,15 +261,10 @@ async def test_release_needs_no_waiting_for_and_survives_a_lost_worker():
     async with pumping(worker) as pump:
         pump.release("a")
         worker.go.release()
+
+        async def lost():
+            return worker.starts == 2 and pump.alive
+
+        await eventually(lost)
         worker.go.release()
-        await settle()
         await pump.request(Flush("b"))
-
-    assert worker.starts == 2
-
-
-def test_least_loaded():
-    full, some, more = (SimpleNamespace(credits=credits) for credits in (0, 2, 5))
-
-    assert least_loaded([full, some, more]) is more
-    assert least_loaded([full]) is None

@@ -167,3 +167,54 @@ async def test_a_stream_that_is_being_opened_when_the_server_ends_is_not_started
         with pytest.raises(StreamError, match="shutting down"):
             await opening
         await emptied([*server.encoders, decoder])
+
+
+async def test_draining_waits_for_streams_and_for_those_who_hear_them():
+    async with running() as server:
+        async with client(server.url, START, b"hola..") as speaker:
+            await speaker.until("translation")
+            draining = asyncio.create_task(server.gateway.drain(20))
+            await asyncio.sleep(0)
+            assert not server.gateway.registry.ready
+            async with client(server.url, START) as late:
+                (error,) = await late.rest()
+            assert not draining.done()
+            await speaker.send(STOP)
+            assert (await speaker.rest())[-1]["type"] == "done"
+        await draining
+
+    assert (error["code"], late.closed_with) == ("shutting_down", 1012)
+
+
+async def test_draining_takes_so_long_at_most():
+    async with running() as server, client(server.url, START, b"hola") as speaker:
+        await speaker.receive()
+        await server.gateway.drain(0.05)
+        await server.gateway.registry.close()
+        error = (await speaker.rest())[-1]
+
+    assert (error["code"], error["fatal"], speaker.closed_with) == ("shutting_down", True, 1012)
+
+
+async def test_every_ready_that_was_missed_tells_the_position_of_now(server):
+    """Also that of a connection that broke before bringing it, when audio has come on another since."""
+    async with client(server.url, START) as speaker:
+        ready = await speaker.receive()
+        stream = server.gateway.registry.get(ready["stream_id"])
+        speaker.connection.transport.abort()
+    resume = {"stream_id": ready["stream_id"], "token": ready["token"], "after_seq": ready["seq"]}
+    for _ in range(2):
+        async with client(server.url, {"type": "start", "resume": resume}) as speaker:
+            await speaker.receive()  # the client never sees what comes behind the first
+            await speaker.send(b"ab")
+            received = stream.bytes_received
+
+            async def arrived(before=received):
+                return stream.bytes_received == before + 2
+
+            await eventually(arrived)
+            speaker.connection.transport.abort()
+    async with client(server.url, {"type": "start", "resume": resume}) as speaker:
+        told = [await speaker.receive() for _ in range(3)]
+
+    assert [(event["type"], event["bytes_received"]) for event in told] == [("ready", 4)] * 3

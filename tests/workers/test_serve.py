@@ -13,8 +13,8 @@ from functools import partial
 import pytest
 
 from tests.workers.conftest import client, eventually
-from workers.serve import run
-from workers.settings import SettingsError
+from workers.serve import gpus, run
+from workers.settings import Settings, SettingsError
 
 PROGRAM = """
 import sys
@@ -87,3 +87,48 @@ def test_a_bad_configuration_ends_before_anything_starts(tmp_path):
 
     with pytest.raises(SettingsError, match="port must be from 0 to 65535, got -1"):
         run(config=tmp_path / "surtitle.toml")
+
+
+async def test_a_server_that_is_to_end_lets_streams_come_to_theirs():
+    """SIGTERM: no new streams, not ready any more; what runs goes on, and the server ends behind it."""
+    async with server() as process:
+        url = (await process.stderr.readline()).decode().split()[3]
+        start = {"type": "start", "partials": False}
+        async with client(url, start, b"hola..") as speaker:
+            await speaker.until("translation")
+            os.kill(process.pid, signal.SIGTERM)
+
+            async def refused():
+                async with client(url, start) as late:
+                    first = await late.receive()
+                return first["type"] == "error" and first
+
+            error = await eventually(refused)
+            await speaker.send(b"adios.", {"type": "stop"})
+            rest = await speaker.rest()
+        async with asyncio.timeout(15):
+            await process.communicate()
+
+    assert (error["code"], error["retry_after"]) == ("shutting_down", 5.0)
+    assert [event["stable"] for event in rest if event["type"] == "transcript"] == ["", "adios"]
+    assert (rest[-1]["type"], speaker.closed_with) == ("done", 1000)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "settings", "shares"),
+    [
+        ("", Settings(), (0, 0)),
+        ("", Settings(device="cuda"), (1 / 2, 1 / 2)),
+        ("", Settings(device="cuda", decoder_workers=3, spares=1), (1 / 6, 1 / 6)),
+        ("", Settings(device="cuda", encoder_device="cpu", spares=1), (0, 1 / 2)),
+        ("head:6379", Settings(device="cuda", encoder_device="cpu", decoder_workers=2), (0, 1)),
+    ],
+    ids=str,
+)
+def test_workers_share_the_gpu_of_one_machine_and_have_one_each_on_a_cluster(
+    monkeypatch, address, settings, shares
+):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+
+    assert (gpus(settings, "encoder"), gpus(settings, "decoder")) == shares

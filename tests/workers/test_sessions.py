@@ -10,12 +10,12 @@ import pytest
 from pipeline.audio.pcm import to_s16le
 from tests.pipeline.audio.test_codecs import FILES, decode, flac
 from tests.workers.conftest import client, eventually, finals, running
-from tests.workers.doubles import WORK, loaded
+from tests.workers.doubles import WORK, Forgetful, loaded
 from workers.encoder import EncoderWorker
 from workers.messages import Push
 
 
-class Deaf:
+class Deaf(Forgetful):
     """Hears nothing in any audio."""
 
     def __init__(self, config):

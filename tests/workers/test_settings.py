@@ -27,6 +27,7 @@ def test_the_example_of_the_documentation_is_read(tmp_path):
     zoom = {"name": "hall", "kind": "zoom", "language": "en", "locale": "en-US"}
     assert read(tmp_path, example) == Settings(
         model="models/gemma-3n-E2B-it",
+        encoder_device="cpu",
         ple="ple.int8.safetensors",
         threads=2,
         sinks=(read_sink({**zoom, "url_file": "/run/secrets/zoom"}),),
@@ -91,3 +92,12 @@ def test_sinks_that_cannot_be_used(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(SettingsError, match=says):
         read_settings(path)
+
+
+def test_encoders_compute_where_decoders_do_unless_told_otherwise(tmp_path):
+    path = tmp_path / "surtitle.toml"
+    path.write_text('[model]\ndevice = "cuda"\ndtype = "bfloat16"\n')
+    assert read_settings(path).encoding == ("cuda", "bfloat16")
+
+    path.write_text('[model]\ndevice = "cuda"\ndtype = "bfloat16"\nencoder_device = "cpu"\n')
+    assert read_settings(path).encoding == ("cpu", "float32")

@@ -125,11 +125,12 @@ async def test_speech_reaches_the_screens_through_a_broken_network(browser):
         await phone.goto(await operator.get_attribute("#watch", "href") + "&theme=dark")
         await until(phone, "document.querySelector('#text .stable')")
         await until(overlay, "document.querySelector('#cue span')")
+        # First the overlay, whose cue does not stay.
         for page, name in (
+            (overlay, "overlay"),
             (operator, "operator"),
             (screen, "viewer"),
             (phone, "viewer-phone"),
-            (overlay, "overlay"),
         ):
             await photograph(page, name)
         await until(operator, "Number(document.getElementById('time').value.split(':')[1]) >= 15")

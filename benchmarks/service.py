@@ -1,0 +1,157 @@
+"""A server in processes of its own, and people who speak to it at the speed of speech."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+
+from pipeline.wire import events
+from pipeline.wire.commands import Start
+from workers.client import converse
+
+FRAME_SECONDS = 0.1
+FRAME_BYTES = 3_200
+"""What is sent at a time: 16 kHz, 16 bit, mono."""
+
+STAGES = {"encoder": "EncoderWorker", "decoder": "DecoderWorker"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is running.
+
+    Args:
+        url: of its streams.
+        session: process session of the server and all its workers.
+    """
+
+    url: str
+    session: int
+
+    def cpu(self, stage: str) -> dict[int, int]:
+        """Process ids of the workers of a stage, with the clock ticks that each has computed."""
+        used = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                title = (stat.parent / "cmdline").read_bytes()
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if title.startswith(f"ray::{STAGES[stage]}".encode()) and int(fields[3]) == self.session:
+                used[int(stat.parent.name)] = int(fields[11])
+        return used
+
+    async def metrics(self) -> str:
+        """What ``/metrics`` shows."""
+        async with httpx2.AsyncClient() as http:
+            return (await http.get(f"http://{urlsplit(self.url).netloc}/metrics")).text
+
+    async def alive(self) -> list[int]:
+        """How many workers of each kind are alive, as the server knows."""
+        counts = re.findall(r"surtitle_workers\{.*\} (.*)", await self.metrics())
+        return [int(float(count)) for count in counts]
+
+
+@asynccontextmanager
+async def serving(config: Path | None = None, *options: str) -> AsyncIterator[Server]:
+    """Run ``surtitle serve`` on a free port; what it logs is swallowed."""
+    given = () if config is None else ("--config", str(config))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline", "serve", "--port", "0", *given, *options),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    try:
+        line = (await process.stderr.readline()).decode()
+        if not line.startswith("surtitle ready on "):
+            raise RuntimeError(f"the server does not start: {line}")
+        swallowing = asyncio.create_task(process.stderr.read())
+        yield Server(line.split()[3], process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        async with asyncio.timeout(30):
+            await swallowing
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+@dataclass
+class Conversation:
+    """What came back to one speaker.
+
+    Args:
+        received: the events.
+        moments: when each came, in seconds from the first audio on.
+    """
+
+    received: list[events.Event] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+
+    def finals(self) -> list[tuple[str, int, float, float, str]]:
+        """All that is final, but for when it came."""
+        return finals(self.received)
+
+    def delays(self) -> list[float]:
+        """Seconds from the end of each utterance to its final translation."""
+        return [
+            moment - event.end
+            for event, moment in zip(self.received, self.moments, strict=True)
+            if isinstance(event, events.Translation) and event.final
+        ]
+
+    def takes_back(self) -> bool:
+        """Whether stable text was changed, a final came twice, or the numbers have gaps."""
+        stable: dict[tuple[int, str], str] = {}
+        final: set[tuple[int, str]] = set()
+        for event in self.received:
+            if isinstance(event, events.UtteranceText):
+                key = (event.utterance, getattr(event, "target", ""))
+                if key in final or not event.stable.startswith(stable.get(key, "")):
+                    return True
+                stable[key] = event.stable
+                if event.final:
+                    final.add(key)
+        return [event.seq for event in self.received] != list(range(1, len(self.received) + 1))
+
+
+def finals(received: list[events.Event]) -> list[tuple[str, int, float, float, str]]:
+    """All that is final among events."""
+    return [
+        (event.type, event.utterance, event.start, event.end, event.stable)
+        for event in received
+        if isinstance(event, events.UtteranceText) and event.final
+    ]
+
+
+async def speak(url: str, pcm: bytes, source: str = "es", target: str = "en") -> Conversation:
+    """Say something at the speed of speech; broken connections are taken up again.
+
+    Raises:
+        StreamError: the server refuses or ends the stream.
+    """
+    conversation, began = Conversation(), time.monotonic()
+
+    async def said() -> AsyncIterator[bytes]:
+        for number, start in enumerate(range(0, len(pcm), FRAME_BYTES)):
+            await asyncio.sleep(began + (number + 1) * FRAME_SECONDS - time.monotonic())
+            yield pcm[start : start + FRAME_BYTES]
+
+    async for event in converse(url, Start(source, (target,)), said()):
+        conversation.received.append(event)
+        conversation.moments.append(time.monotonic() - began)
+    return conversation
