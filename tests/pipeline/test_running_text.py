@@ -21,7 +21,7 @@ def ids_of(babbler, text):
 
 
 def test_agreed_text_is_given_to_the_next_hypothesis(babbler):
-    text = new(babbler)
+    text = new(babbler, agreement=2)
     for said in ("el gato", "el gato come"):
         hypothesis = text.hypothesis(ids_of(babbler, said)[len(text.given) :], 4, None)
         state = text.show(hypothesis.text, text.judge(hypothesis))
@@ -33,7 +33,7 @@ def test_agreed_text_is_given_to_the_next_hypothesis(babbler):
 
 
 def test_a_text_may_begin_with_words_that_have_been_shown(babbler):
-    text = new(babbler)
+    text = new(babbler, agreement=2)
     text.begin("el gato", "el gato come")
 
     assert (text.stable, text.tentative) == ("el gato", " come")
