@@ -1,5 +1,5 @@
 # make run      watch a Spanish recording being translated while it plays
-# make test     run the tests
+# make test     run the tests, but for those of make e2e
 # make e2e      drive the pages in a real Chromium, retake the screenshots of docs/images
 # make chaos    ten minutes of people speaking while workers are killed and connections cut
 # make k8s-check  hold the manifests of k8s against schemas, policies and each other
@@ -22,7 +22,7 @@ run: $(INSTALLED)
 	@$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/e2e/browser
 
 e2e: $(INSTALLED)
 	@command -v chromium >/dev/null || apt-get install --yes --no-install-recommends chromium fonts-dejavu-core

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+import workers.placement  # noqa: F401 - before Ray, which reads its environment when it is imported
+
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("laptop", "gpu", "production", "production/green")
