@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from workers.access.identity import ANYONE, NOBODY, AccessError, Identity, forbidden, unauthorized
+from workers.access.identity import ANYONE, NOBODY, VIEWER, AccessError, Identity, forbidden, unauthorized
 from workers.access.keys import PREFIX, KeyRing
 from workers.access.rates import Buckets, Places
 from workers.access.tickets import TicketOffice
@@ -87,6 +87,7 @@ class Guard:
         keys: API keys that are good.
         tokens: verifies JSON Web Tokens.
         anonymous: whether people are let in who show nothing; so they are without keys and tokens.
+        watch_by_link: whether whoever knows a stream's id may watch it, and has to show nothing for that.
         origins: of pages, besides our own, that may connect; each as in ``https://example.org``.
         local_names: whether we may be called by names of this machine alone. Otherwise a page of anywhere
             whose name was made to point here could connect as if it were ours (DNS rebinding).
@@ -102,6 +103,7 @@ class Guard:
         keys: KeyRing | None = None,
         tokens: TokenVerifier | None = None,
         anonymous: bool = False,
+        watch_by_link: bool = False,
         origins: Sequence[str] = (),
         local_names: bool = False,
         proxies: Sequence[str] = (),
@@ -114,6 +116,7 @@ class Guard:
         self._keys = keys
         self._tokens = tokens
         self._anonymous = anonymous or (keys is None and tokens is None)
+        self._watch_by_link = watch_by_link
         self._origins = frozenset(origins)
         self._local_names = local_names
         self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
@@ -148,10 +151,13 @@ class Guard:
             self.check_origin(headers)
         if not path.startswith("/v1/") and path != "/metrics":
             return Visitor(NOBODY, address)  # a page, which is no secret
+        watches = path.startswith("/v1/streams/")
+        if watches and self._watch_by_link:
+            return Visitor(VIEWER, address)
         identity = self.identify(target, headers)
         if path == "/metrics" and not identity.is_admin():
             raise forbidden("metrics take the scope admin")
-        if upgrade and not path.startswith("/v1/streams/") and not identity.may_speak():
+        if (upgrade or path == "/v1/stream") and not watches and not identity.may_speak():
             raise forbidden("starting streams takes the scope speak")
         return Visitor(identity, address)
 

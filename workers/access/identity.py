@@ -36,12 +36,14 @@ class Identity:
         scopes: ``speak``, ``watch`` (all of the tenant's streams), ``watch:ID`` (one of them), ``admin``
             (metrics, and all streams of all tenants).
         expires: Unix time in seconds after which it is over; ``None`` for never.
+        by_link: whether he may read every stream whose id he knows.
     """
 
     tenant: str
     name: str
     scopes: frozenset[str]
     expires: float | None = None
+    by_link: bool = False
 
     def may_speak(self) -> bool:
         """Whether he may start streams."""
@@ -49,7 +51,7 @@ class Identity:
 
     def may_watch(self, stream: str, tenant: str) -> bool:
         """Whether he may read a stream of a tenant."""
-        if self.is_admin():
+        if self.is_admin() or self.by_link:
             return True
         return tenant == self.tenant and (WATCH in self.scopes or f"{WATCH}:{stream}" in self.scopes)
 
@@ -63,6 +65,9 @@ ANYONE = Identity("", "", frozenset((SPEAK, WATCH, ADMIN)))
 
 NOBODY = Identity("", "", frozenset())
 """Who asks for what is everybody's."""
+
+VIEWER = Identity("", "", frozenset(), by_link=True)
+"""Who has a stream's link, where that is enough to watch it."""
 
 
 def unauthorized(why: str) -> AccessError:

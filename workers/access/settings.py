@@ -12,6 +12,7 @@
     certificate = "/etc/surtitle/tls.crt"
     private_key = "/etc/surtitle/tls.key"
     allow_anonymous = false              # true: let everybody in, also from other machines
+    watch_by_link = false                # true: whoever has a stream's link may watch it without a key
 
     [limits]                             # 0 is without a limit
     connects_per_second = 20             # from one address; twice as many at once
@@ -56,6 +57,7 @@ class AccessSettings:
     certificate: str | None = None
     private_key: str | None = None
     allow_anonymous: bool = False
+    watch_by_link: bool = False
     connects_per_second: float = 20.0
     streams_per_key: int = 100
     streams_per_address: int = 0
@@ -108,6 +110,7 @@ class AccessSettings:
             if self.jwks is None
             else TokenVerifier(Path(self.jwks), audience=self.audience, issuer=self.issuer, clock=clock),
             anonymous=self.allow_anonymous,
+            watch_by_link=self.watch_by_link,
             origins=self.origins,
             local_names=local and not self.authenticates,
             proxies=self.proxies,

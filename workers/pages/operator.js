@@ -2,6 +2,7 @@
 
 import { Capture } from "./capture.js";
 import { Captions, languageName } from "./captions.js";
+import { authorization, refusal } from "./connection.js";
 import { Speaker } from "./surtitle.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -16,6 +17,9 @@ const STATES = {
   failed: "Ended by an error",
 };
 
+/** What can be shown in a header and as a subprotocol. */
+const SHOWABLE = /^[\w.~+-]+$/;
+
 /** @type {Speaker | null} */
 let speaker = null;
 /** @type {Capture | null} */
@@ -24,9 +28,42 @@ let capture = null;
 let panes = new Map();
 let paused = false;
 let stopping = false;
+/** What the server is shown, if it wants anything; kept until the page is closed. */
+let key = sessionStorage.getItem("key") ?? "";
+
+/** Have a key entered. @param {string} sentence  what is the matter with the one that there was */
+async function askKey(sentence) {
+  sessionStorage.removeItem("key");
+  complain(sentence);
+  $("access").hidden = false;
+  $("setup").hidden = true;
+  $("key").focus();
+  do {
+    await new Promise((resolve) => $("access").addEventListener("submit", resolve, { once: true }));
+    key = $("key").value.trim();
+    if (!SHOWABLE.test(key)) complain("This is no key: keys are letters, digits and a few signs in one piece.");
+  } while (!SHOWABLE.test(key));
+  $("key").value = "";
+  complain("");
+}
+
+/** Ask the server about itself, with a key if it wants one. */
+async function info() {
+  for (;;) {
+    const response = await fetch("/v1/info", { headers: authorization(key) });
+    const refused = await refusal(response);
+    if (!refused) {
+      if (key) sessionStorage.setItem("key", key);
+      $("access").hidden = true;
+      $("setup").hidden = false;
+      return response.json();
+    }
+    await askKey(key ? `This key is not accepted (${refused[1]}).` : "");
+  }
+}
 
 async function prepare() {
-  const { model, languages } = await (await fetch("/v1/info")).json();
+  const { model, languages } = await info();
   $("model").textContent = `Model: ${model}`;
   for (const code of languages) {
     $("source").add(new Option(languageName(code), code));
@@ -91,10 +128,17 @@ async function start() {
     return complain(`${what}: ${problem.message}`);
   }
   await listDevices(); // the names of inputs may be read now
-  speaker = new Speaker({ source: $("source").value, targets: targets.map(({ value }) => value) });
+  speaker = new Speaker({ key, source: $("source").value, targets: targets.map(({ value }) => value) });
   speaker.addEventListener("event", ({ detail }) => show(detail));
   speaker.addEventListener("state", tellState);
-  speaker.addEventListener("problem", ({ detail }) => complain(`${detail.message} (${detail.code})`));
+  speaker.addEventListener("problem", ({ detail }) => {
+    if (detail.code !== "unauthorized" && detail.code !== "forbidden") {
+      return complain(`${detail.message} (${detail.code})`);
+    }
+    askKey(`Nothing can be said with this key (${detail.message}).`)
+      .then(info)
+      .catch(tellSilence);
+  });
   speaker.addEventListener("delay", ({ detail }) => {
     $("roundtrip").textContent = `${Math.round(1000 * detail)} ms`;
   });
@@ -114,8 +158,8 @@ function send({ pcm, peak }) {
 function finish() {
   stopping = true;
   speaker?.stop();
-  tellState();
   enable("stopping");
+  tellState();
 }
 
 async function pause() {
@@ -198,6 +242,13 @@ function begin({ stream_id: stream, source, targets }) {
   );
   $("out").hidden = false;
   link();
+  tellWhoMayWatch(stream).catch(tellSilence);
+}
+
+/** Links are of no use to an audience that would have to show a key. */
+async function tellWhoMayWatch(/** @type {string} */ stream) {
+  const { status } = await fetch(`/v1/streams/${stream}`);
+  $("closed").hidden = status !== 401;
 }
 
 function pane(what, language) {
@@ -239,6 +290,20 @@ function link() {
   }
 }
 
+function tellSilence(/** @type {Error} */ problem) {
+  complain(`The server does not answer: ${problem.message}`);
+}
+
+/** A link cannot show a key, so what it leads to is fetched and then saved. */
+async function download(/** @type {HTMLAnchorElement} */ { href, download: name }) {
+  const response = await fetch(href, { headers: authorization(key) });
+  if (!response.ok) return complain(`There is nothing to download: ${await response.text()}`);
+  const saved = document.createElement("a");
+  Object.assign(saved, { href: URL.createObjectURL(await response.blob()), download: name });
+  saved.click();
+  URL.revokeObjectURL(saved.href);
+}
+
 function complain(/** @type {string} */ sentence) {
   $("problem").textContent = sentence;
   $("problem").hidden = !sentence;
@@ -248,6 +313,12 @@ $("setup").addEventListener("submit", (event) => {
   event.preventDefault();
   start();
 });
+$("access").addEventListener("submit", (event) => event.preventDefault());
+$("downloads").addEventListener("click", (event) => {
+  if (!key || !(event.target instanceof HTMLAnchorElement)) return;
+  event.preventDefault();
+  download(event.target).catch(tellSilence);
+});
 $("pause").addEventListener("click", pause);
 $("stop").addEventListener("click", () => capture?.stop());
 $("language").addEventListener("change", link);
@@ -256,4 +327,4 @@ $("file").addEventListener("change", () => ($("setup").elements.sound.value = "f
 window.addEventListener("beforeunload", (event) => {
   if (speaker && !speaker.over) event.preventDefault();
 });
-prepare().catch((problem) => complain(`The server does not answer: ${problem.message}`));
+prepare().catch(tellSilence);

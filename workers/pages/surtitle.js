@@ -1,11 +1,12 @@
 /**
- * Client of Surtitle's protocol version 1 (docs/protocol.md) for browsers: one module without dependencies.
+ * Client of Surtitle's protocol version 1 (docs/protocol.md) for browsers: this module and connection.js, without
+ * any dependencies.
  *
  * Speaker sends audio and gets events; Watcher follows the captions of a stream, CueWatcher its cues.
  * All of them find back by themselves when the connection breaks.
  */
 
-const SUBPROTOCOL = "surtitle.v1";
+import { Connection, authorization, refusal, serverUrl } from "./connection.js";
 
 /** Bytes of audio in one message; below the server's limit, so that what comes behind it is soon heard. */
 const MESSAGE_BYTES = 16 * 1024;
@@ -17,103 +18,11 @@ const BUFFERED_BYTES = 256 * 1024;
 const PROBE_SECONDS = 2;
 const DEAD_SECONDS = 20;
 
-/** A close of these says that another try would end the same way: refused, or taken over by another. */
-const FINAL_CODES = new Set([1000, 1008, 4409]);
-
 /**
  * @typedef {{type: string, stream_id: string, seq: number, audio_time: number, server_time: number,
  *   [field: string]: any}} SurtitleEvent  as in docs/protocol.md
- * @typedef {"connecting" | "open" | "reconnecting" | "ended" | "failed"} State
  * @typedef {{encoding?: string, sample_rate?: number, channels?: number}} AudioFormat
  */
-
-/** Seconds before the next try: 0.25, 0.5, ... 8, each made up to a half shorter so that clients spread. */
-export function backOff(tries) {
-  return Math.min(8, 0.25 * 2 ** tries) * (1 - Math.random() / 2);
-}
-
-/** The address of the server that a page came from, as one for WebSockets. */
-export function serverUrl(path = "/v1/stream", origin = location.origin) {
-  return new URL(path, origin.replace(/^http/, "ws")).href;
-}
-
-/**
- * A WebSocket that is opened again when it breaks. Subclasses say where to and what is said.
- *
- * Dispatches `state` (detail: State) and `problem` (detail: {code, message}).
- */
-class Connection extends EventTarget {
-  constructor(/** @type {string[]} */ subprotocols) {
-    super();
-    this._subprotocols = subprotocols;
-    /** @type {State} */
-    this.state = "connecting";
-    /** @type {WebSocket | null} */
-    this._socket = null;
-    this._tries = 0;
-    this._timer = 0;
-    this._heard = 0;
-  }
-
-  _open() {
-    const socket = new WebSocket(this._address(), this._subprotocols);
-    socket.binaryType = "arraybuffer";
-    this._socket = socket;
-    this._heard = performance.now();
-    socket.onopen = () => this._opened();
-    socket.onmessage = ({ data }) => {
-      this._heard = performance.now();
-      this._received(JSON.parse(data));
-    };
-    socket.onclose = ({ code }) => {
-      if (socket === this._socket) this._closed(code);
-    };
-  }
-
-  /** Give a connection up that may not know yet that it is broken, and open another. */
-  reconnect() {
-    const socket = this._socket;
-    if (!socket || this.over) return;
-    this._socket = null;
-    socket.onmessage = null;
-    socket.close(4000);
-    this._closed(1006);
-  }
-
-  /** Whether there is nothing more to come. */
-  get over() {
-    return this.state === "ended" || this.state === "failed";
-  }
-
-  _closed(code) {
-    this._socket = null;
-    if (this.over) return;
-    if (FINAL_CODES.has(code)) return this._fail("closed", `the server closed the connection (${code})`);
-    this._become("reconnecting");
-    this._timer = setTimeout(() => this._open(), 1000 * backOff(this._tries++));
-  }
-
-  _become(/** @type {State} */ state) {
-    if (state === this.state) return;
-    this.state = state;
-    this.dispatchEvent(new CustomEvent("state", { detail: state }));
-  }
-
-  _fail(code, message) {
-    this._end("failed", { code, message });
-  }
-
-  _end(/** @type {State} */ state, problem = null) {
-    clearTimeout(this._timer);
-    if (problem) this.dispatchEvent(new CustomEvent("problem", { detail: problem }));
-    this._become(state);
-    this._socket?.close(1000);
-  }
-
-  _tell(type, event) {
-    this.dispatchEvent(new CustomEvent(type, { detail: event }));
-  }
-}
 
 /**
  * A stream of one's own: audio in, events out.
@@ -126,11 +35,12 @@ class Connection extends EventTarget {
  */
 export class Speaker extends Connection {
   /**
-   * @param {{url?: string, source?: string, targets?: string[], audio?: AudioFormat, partials?: boolean}}
-   *   options  fields of `start`, and where to
+   * @param {{url?: string, key?: string, source?: string, targets?: string[], audio?: AudioFormat,
+   *   partials?: boolean}} options  fields of `start`, where to, and the key or token to show, if any
    */
-  constructor({ url = serverUrl(), source = "es", targets = ["en"], audio = {}, partials = true } = {}) {
-    super([SUBPROTOCOL]);
+  constructor(options = {}) {
+    super(options.key ?? "");
+    const { url = serverUrl(), source = "es", targets = ["en"], audio = {}, partials = true } = options;
     this.url = url;
     this.audio = { encoding: "pcm_s16le", sample_rate: 16000, channels: 1, ...audio };
     this._start = { type: "start", source, targets, audio: this.audio, partials };
@@ -335,9 +245,9 @@ export class Speaker extends Connection {
  * `error`; each once, also across connections. State `failed` says that the stream is not there (any more).
  */
 export class Watcher extends Connection {
-  /** @param {{stream: string, target?: string, origin?: string}} options */
-  constructor({ stream, target = "", origin = location.origin }, path = "captions") {
-    super([]);
+  /** @param {{stream: string, target?: string, origin?: string, key?: string}} options */
+  constructor({ stream, target = "", origin = location.origin, key = "" }, path = "captions") {
+    super(key);
     this._path = path;
     this.origin = origin;
     this.stream = stream;
@@ -377,21 +287,16 @@ export class Watcher extends Connection {
     if (event.type === "done" || event.type === "error") this._end("ended");
   }
 
-  async _lookUp() {
-    const response = await fetch(new URL(`/v1/streams/${this.stream}`, this.origin));
+  /** Whether it may be watched and the stream is there. */
+  async _refused() {
+    const headers = authorization(this.key);
+    const response = await fetch(new URL(`/v1/streams/${this.stream}`, this.origin), { headers });
     if (response.status === 404) return ["unknown_stream", await response.text()];
+    const refused = await refusal(response);
+    if (refused) return refused;
     const { source, targets } = await response.json();
     if (!this.target || [source, ...targets].includes(this.target)) return null;
     return ["unknown_language", `the stream is not translated into ${this.target}`];
-  }
-
-  /** A browser does not tell why a WebSocket was refused, so ask whether the stream is there. */
-  async _closed(code) {
-    if (this.state !== "open" && !this.over) {
-      const problem = await this._lookUp().catch(() => null);
-      if (problem) return this._fail(...problem);
-    }
-    super._closed(code);
   }
 }
 
@@ -401,7 +306,8 @@ export class Watcher extends Connection {
  * Dispatches `cue` (detail: lines of text) when a cue is due, with no lines when the screen is to be cleared.
  */
 export class CueWatcher extends Watcher {
-  /** @param {{stream: string, target?: string, origin?: string, settings?: Record<string, string>}} options
+  /** @param {{stream: string, target?: string, origin?: string, key?: string,
+   *   settings?: Record<string, string>}} options
    *   settings: `lines`, `width` and `roll_up`, as in docs/subtitles.md */
   constructor({ settings = {}, ...options }) {
     super(options, "cues");
@@ -440,8 +346,8 @@ export class CueWatcher extends Watcher {
     super.close();
   }
 
-  async _closed(code) {
+  _closed(code) {
     if (code === 1000) this._end("ended"); // what is not due yet is shown all the same
-    else await super._closed(code);
+    else super._closed(code);
   }
 }

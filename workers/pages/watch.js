@@ -1,6 +1,7 @@
 /** The viewers' page: large subtitles of one stream in a language of one's choice. */
 
 import { Captions, languageName } from "./captions.js";
+import { refusal } from "./connection.js";
 import { Watcher } from "./surtitle.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -10,6 +11,7 @@ const STATES = {
   reconnecting: "Connection lost, trying again …",
   ended: "The event has ended",
   failed: "These subtitles are not there (any more)",
+  locked: "These subtitles can be read with a key only; ask whoever gave you the link",
 };
 /** Announced sentences are removed again, for nobody goes back to them: they stand in the text. */
 const ANNOUNCED = 20;
@@ -32,8 +34,12 @@ function watch(/** @type {string} */ target, /** @type {number} */ lastSeq) {
   const captions = new Captions(text, target);
   const watching = new Watcher({ stream, target });
   watcher = watching;
+  let failed = "failed";
+  watching.addEventListener("problem", ({ detail: { code } }) => {
+    if (code === "unauthorized" || code === "forbidden") failed = "locked";
+  });
   watching.addEventListener("state", () => {
-    if (watcher === watching) tell(watching.state);
+    if (watcher === watching) tell(watching.state === "failed" ? failed : watching.state);
   });
   watching.addEventListener("event", ({ detail: event }) => {
     if (event.type !== "transcript" && event.type !== "translation") return;
@@ -88,7 +94,8 @@ function hex(/** @type {string} */ property) {
 async function prepare() {
   dress();
   const response = await fetch(`/v1/streams/${stream}`);
-  if (!response.ok) return tell("failed");
+  if (await refusal(response)) return tell("locked");
+  if (response.status === 404) return tell("failed");
   const { source, targets, last_seq: lastSeq } = await response.json();
   const languages = [...targets, source];
   for (const code of languages) $("language").add(new Option(languageName(code), code));

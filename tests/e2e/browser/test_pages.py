@@ -30,12 +30,12 @@ FOLDER = os.environ.get("SCREENSHOTS")
 
 
 @asynccontextmanager
-async def translating():
+async def translating(**options):
     """A server with the bundled model, in this process, so that the test can break its connections."""
     encoder = EncoderWorker(partial(load_encoder, NANO, "cpu", "float32"))
     decoder = DecoderWorker(partial(load_decoder, NANO, "cpu", "float32"))
     about = {"model": "nano", "languages": ("es", "en")}
-    async with running(encoders=[encoder], decoders=[decoder], **about) as server:
+    async with running(encoders=[encoder], decoders=[decoder], **about, **options) as server:
         yield server
 
 

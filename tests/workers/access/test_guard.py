@@ -136,6 +136,49 @@ async def test_a_tenant_sees_its_own_streams_alone(ring, keys):
             assert (await thief.rest())[-1]["code"] == "unknown_stream"
 
 
+async def test_a_link_is_enough_to_watch_where_that_is_wanted(ring, keys):
+    """Whatever else is shown; and enough for nothing else."""
+    async with (
+        running(guard=Guard(keys=ring, watch_by_link=True)) as server,
+        client(server.url, START, b"hola.", b".", **bearer(keys["speak"])) as speaker,
+    ):
+        ready = (await speaker.until("translation"))[0]
+        stream = ready["stream_id"]
+        forms = ["", ".vtt", ".srt", ".ttml", ".txt", ".json", ".m3u8"]
+        for path in (f"/v1/streams/{stream}{form}" for form in forms):
+            for key in (None, keys["speak"], keys["other"], "surtitle_0_revoked"):
+                assert (await fetch(server, path, key))[0] == 200
+        for what, text in (("captions", "HOLA"), ("cues", "HOLA")):
+            address = server.url.replace("/v1/stream", f"/v1/streams/{stream}/{what}")
+            async with connect(address, proxy=None) as viewer:
+                assert text in await viewer.recv()
+        other = "x" * len(stream)
+        assert (await fetch(server, f"/v1/streams/{other}.vtt"))[0] == 404
+        assert await refused(server.url.replace("/v1/stream", f"/v1/streams/{other}/captions")) == 404
+
+        for path in ("/v1/info", "/metrics", "/v1/stream", "/v1/realtime", "/v1/streams", "/v1/vosk/es"):
+            assert (await fetch(server, path))[0] == 401
+        assert (await fetch(server, f"/v1/tickets?watch={stream}", None, "POST"))[0] == 401
+        assert (await fetch(server, "/v1/tickets", None, "POST"))[0] == 401
+        assert await refused(server.url) == 401
+        for dialect in ("realtime", "realtime/translations", "simulstream", "vosk/es"):
+            assert await refused(server.url.replace("/v1/stream", f"/v1/{dialect}")) == 401
+        for way_round in ("../stream", "../../metrics", "%2e%2e/stream", ""):
+            path = f"/v1/streams/{way_round}"
+            assert (await fetch(server, path))[0] == 404
+            assert await refused(server.url.replace("/v1/stream", path)) == 404
+
+
+async def test_a_page_learns_over_http_why_it_may_not_speak(ring, keys):
+    async with running(guard=Guard(keys=ring)) as server:
+        answers = [
+            (await fetch(server, "/v1/stream", key))[::2] for key in (None, keys["watch"], keys["speak"])
+        ]
+
+    assert [status for status, _ in answers] == [401, 403, 426]
+    assert answers[1][1] == "forbidden: starting streams takes the scope speak\n"
+
+
 async def test_what_is_everybodys_and_what_is_the_operators(ring, keys):
     async with running(guard=Guard(keys=ring)) as server:
         for path in ("/", "/healthz", "/readyz", "/pages/watch.js"):

@@ -8,8 +8,10 @@ import time
 import tomllib
 
 import pytest
+from websockets.datastructures import Headers
 
 from workers.access import settings
+from workers.access.identity import VIEWER, AccessError
 from workers.access.keys import KeyFileError, add_key
 from workers.access.settings import AccessSettings, is_loopback, read_access
 
@@ -61,7 +63,21 @@ def test_other_machines_have_to_show_something(tmp_path):
     AccessSettings().guard("127.0.0.1", time.time)
     AccessSettings(keys=keys).guard("0.0.0.0", time.time)
     AccessSettings(allow_anonymous=True).guard("0.0.0.0", time.time)
-    with pytest.raises(ValueError, match=r"everybody who can reach 0\.0\.0\.0"):
-        AccessSettings().guard("0.0.0.0", time.time)
+    for open_to_all in (AccessSettings(), AccessSettings(watch_by_link=True)):
+        with pytest.raises(ValueError, match=r"everybody who can reach 0\.0\.0\.0"):
+            open_to_all.guard("0.0.0.0", time.time)
     with pytest.raises(KeyFileError, match="cannot be read"):
         AccessSettings(keys=str(tmp_path / "missing")).guard("127.0.0.1", time.time)
+
+
+@pytest.mark.parametrize("by_link", [True, False])
+def test_watching_by_link_is_a_setting(tmp_path, by_link):
+    add_key(tmp_path / "keys.json", "hall", ["speak"], time.time)
+    tables = {"security": {"keys": str(tmp_path / "keys.json"), "watch_by_link": by_link}}
+    guard = read_access(tables).guard("0.0.0.0", time.time)
+
+    if by_link:
+        assert guard.admit("192.0.2.1", "/v1/streams/x.vtt", Headers(), upgrade=False).identity == VIEWER
+    else:
+        with pytest.raises(AccessError, match="a key, a token or a ticket is needed"):
+            guard.admit("192.0.2.1", "/v1/streams/x.vtt", Headers(), upgrade=False)
