@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NoReturn, TypeAlias
 
@@ -127,11 +127,22 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _checked(where: str, given: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:
-    unknown = [name for name in given if name not in checks]
-    if unknown:
-        accepted = ", ".join(checks) or "no fields besides type"
-        _refuse(f"{where} has no field {_shown(unknown[0])}; accepted: {accepted}")
+    _refuse_unknown(where, given, checks)
     return {name: checks[name](f"{where}.{name}", value) for name, value in given.items()}
+
+
+def _refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+    names = list(accepted)
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        listed = ", ".join(names) or "no fields besides type"
+        _refuse(f"{where} has no field {_shown(unknown[0])}; accepted: {listed}")
+
+
+def _fields_of(kind: type[AudioFormat | PolicyConfig], name: str, value: object) -> dict[str, Any]:
+    given = _object(name, value)
+    _refuse_unknown(name, given, (item.name for item in fields(kind)))
+    return given
 
 
 def _object(name: str, value: object) -> dict[str, Any]:
@@ -185,11 +196,7 @@ def _names(name: str, value: object) -> tuple[str, ...]:
 
 
 def _audio(name: str, value: object) -> AudioFormat:
-    given = _object(name, value)
-    accepted = [item.name for item in fields(AudioFormat)]
-    unknown = [key for key in given if key not in accepted]
-    if unknown:
-        _refuse(f"{name} has no field {_shown(unknown[0])}; accepted: {', '.join(accepted)}")
+    given = _fields_of(AudioFormat, name, value)
     try:
         return AudioFormat(**given)
     except AudioError as error:
@@ -197,11 +204,7 @@ def _audio(name: str, value: object) -> AudioFormat:
 
 
 def _policy(name: str, value: object) -> PolicyConfig:
-    given = _object(name, value)
-    accepted = [item.name for item in fields(PolicyConfig)]
-    unknown = [key for key in given if key not in accepted]
-    if unknown:
-        _refuse(f"{name} has no field {_shown(unknown[0])}; accepted: {', '.join(accepted)}")
+    given = _fields_of(PolicyConfig, name, value)
     try:
         return PolicyConfig(**given)
     except (ValueError, TypeError) as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from pipeline.errors import ProtocolError
 from pipeline.wire.commands import Command
 from pipeline.wire.events import Event, UtteranceText
 from workers.eventlog import Entry
@@ -89,6 +91,25 @@ class Transcript:
         self._length = len(event.stable)
         self._begun = True
         return added
+
+
+def parsed(message: str, what: str = "message") -> dict[str, Any]:
+    """The JSON object that a text message is.
+
+    Args:
+        message: of a client.
+        what: the protocol's word for it.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    try:
+        given = json.loads(message)
+    except (ValueError, RecursionError):
+        raise ProtocolError(f"the {what} is not JSON") from None
+    if not isinstance(given, dict):
+        raise ProtocolError(f"the {what} must be a JSON object")
+    return given
 
 
 def primary(language: str) -> str:

@@ -18,7 +18,7 @@ from pipeline.config import AudioFormat
 from pipeline.errors import ProtocolError
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event
-from workers.dialects.base import Dialect, Reply, Step, primary
+from workers.dialects.base import Dialect, Reply, Step, parsed, primary
 
 PCM = AudioFormat("pcm_s16le", 24_000)
 """``pcm16`` in OpenAI's words: 24 kHz, one channel."""
@@ -103,13 +103,7 @@ class RealtimeDialect(Dialect):
 def _parsed(message: str | bytes) -> dict[str, Any]:
     if isinstance(message, bytes):
         raise ProtocolError("events are text; audio goes into them as base64")
-    try:
-        given = json.loads(message)
-    except (ValueError, RecursionError):
-        raise ProtocolError("the event is not JSON") from None
-    if not isinstance(given, dict):
-        raise ProtocolError("the event must be a JSON object")
-    return given
+    return parsed(message, "event")
 
 
 def section(given: Mapping[str, Any], *path: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pipeline.config import AudioFormat
 from pipeline.errors import AudioError, ProtocolError
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event
-from workers.dialects.base import Dialect, Step, Transcript, primary
+from workers.dialects.base import Dialect, Step, Transcript, parsed, primary
 
 
 class Simulstream(Dialect):
@@ -29,12 +29,7 @@ class Simulstream(Dialect):
         """Metadata counts until the first audio; fields that are not known are ignored."""
         if isinstance(message, bytes):
             return [*self._begin(), message]
-        try:
-            given = json.loads(message)
-        except (ValueError, RecursionError):
-            raise ProtocolError("the message is not JSON") from None
-        if not isinstance(given, dict):
-            raise ProtocolError("the message must be a JSON object")
+        given = parsed(message)
         if "end_of_stream" in given:
             return [*self._begin(), commands.Stop()]
         self._describe(given)

@@ -15,7 +15,7 @@ from pipeline.config import AudioFormat
 from pipeline.errors import AudioError, ProtocolError
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event, UtteranceText
-from workers.dialects.base import UNSPACED, Dialect, Reply, Step, primary
+from workers.dialects.base import UNSPACED, Dialect, Reply, Step, parsed, primary
 
 DEFAULT_RATE = 8_000
 """Samples per second of clients that send no configuration, as in vosk-server."""
@@ -45,7 +45,7 @@ class Vosk(Dialect):
         """Audio is carried on and answered; of configurations the sample rate counts, before the audio."""
         if isinstance(message, bytes):
             return [*self._begin(), message, Reply(self._answer())]
-        given = _parsed(message)
+        given = parsed(message)
         if "config" in given:
             self._configure(given["config"])
         if given.get("eof"):
@@ -95,13 +95,3 @@ class Vosk(Dialect):
     def _take_finals(self) -> str:
         finals, self._finals = self._finals, []
         return ("" if (self._target or self._source) in UNSPACED else " ").join(finals)
-
-
-def _parsed(message: str) -> dict[str, Any]:
-    try:
-        given = json.loads(message)
-    except (ValueError, RecursionError):
-        raise ProtocolError("the message is not JSON") from None
-    if not isinstance(given, dict):
-        raise ProtocolError("the message must be a JSON object")
-    return given

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from pipeline.wire import events
-from tests.workers.conftest import running
+from tests.workers.conftest import Client, running
 from tests.workers.doubles import END, SpellingDecoder, SpellingEncoder, loaded
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
@@ -37,19 +36,12 @@ class SpeakingDecoder(SpellingDecoder):
         return [events.SpeechStart(**about), *told] if opened else told
 
 
-class Socket:
+class Socket(Client):
     """A connection in some dialect: JSON both ways, audio as it is."""
-
-    def __init__(self, connection):
-        self.connection = connection
-
-    async def send(self, *messages):
-        for message in messages:
-            await self.connection.send(json.dumps(message) if isinstance(message, dict) else message)
 
     async def receive(self):
         async with asyncio.timeout(20):
-            return json.loads(await self.connection.recv())
+            return await super().receive()
 
     async def until(self, wanted):
         """Messages up to the first of that type or with that key, this one included."""
