@@ -30,12 +30,9 @@ import argparse
 import asyncio
 import json
 import math
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +45,7 @@ from numpy.typing import NDArray
 
 from benchmarks.models import NANO
 from benchmarks.quality import hear_whole, normalise
+from benchmarks.service import paced, serving
 from benchmarks.simul import Arrival, erasure, final_latencies, omnisteval, output, simulstream_log, texts
 from benchmarks.talks import Talk, held_out_talks, nobody
 from pipeline.audio.pcm import to_s16le
@@ -72,22 +70,6 @@ FRAME = 0.1
 
 OTHERS = ("fr", "it", "pt", "de")
 """Languages for the cost of further targets."""
-
-
-async def paced(data: bytes, frame: int, begin: float) -> AsyncIterator[bytes]:
-    """Frames of 16-bit audio, each at the moment when it has been spoken.
-
-    Args:
-        data: at 16 kHz, mono.
-        frame: bytes of a frame.
-        begin: when the speaker began, by the event loop's clock.
-    """
-    loop = asyncio.get_running_loop()
-    for at in range(0, len(data), frame):
-        piece = data[at : at + frame]
-        spoken = begin + (at + len(piece)) / (2 * SAMPLE_RATE)
-        await asyncio.sleep(spoken - loop.time())
-        yield piece
 
 
 async def hear_paced(url: str, talk: Talk, policy: PolicyConfig, frame: float) -> list[Arrival]:
@@ -121,21 +103,6 @@ def hear_fast(
         arrivals += stream.feed(to_s16le(waveform[at : at + step]))
     arrivals += stream.close()
     return [Arrival(event, event.audio_time) for event in arrivals]
-
-
-@contextmanager
-def serving(model: Path) -> Iterator[str]:
-    """A service of one's own; its address."""
-    command = [sys.executable, "-m", "pipeline", "serve", "--port", "0", "--model", str(model)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stderr is not None
-            line = server.stderr.readline()
-            if not line.startswith("surtitle ready on "):
-                raise RuntimeError(f"the server did not start: {line}{server.stderr.read()}")
-            yield line.split()[3]
-        finally:
-            server.terminate()
 
 
 def measure(talks: Sequence[Talk], heard: Sequence[Sequence[Arrival]], folder: Path) -> dict[str, float]:
@@ -235,6 +202,13 @@ async def _hear_all(
     return [await hear_paced(url, talk, policy, frame) for talk in talks]
 
 
+async def _hear_all_from_own(
+    model: Path, talks: Sequence[Talk], policy: PolicyConfig, frame: float
+) -> list[list[Arrival]]:
+    async with serving(None, "--model", str(model)) as server:
+        return await _hear_all(server.url, talks, policy, frame)
+
+
 def _rounded(result: dict[str, Any]) -> dict[str, Any]:
     """For JSON, which has no word for what is not a number."""
     numbers = {name: round(value, 4) for name, value in result.items() if isinstance(value, float)}
@@ -270,11 +244,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             return
         policy = PolicyConfig(options.policy)
-        if options.url:
-            heard = asyncio.run(_hear_all(options.url, talks, policy, options.frame / 1000))
-        else:
-            with serving(options.model) as url:
-                heard = asyncio.run(_hear_all(url, talks, policy, options.frame / 1000))
+        frame = options.frame / 1000
+        heard = asyncio.run(
+            _hear_all(options.url, talks, policy, frame)
+            if options.url
+            else _hear_all_from_own(options.model, talks, policy, frame)
+        )
         result: dict[str, Any] = dict(measure(talks, heard, folder))
         log = "".join(json.dumps(line) + "\n" for line in simulstream_log(talks, heard))
         (folder / "simulstream.jsonl").write_text(log, encoding="utf-8")

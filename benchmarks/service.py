@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,11 +15,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from pipeline.config import SAMPLE_RATE
 from pipeline.wire import events
 from pipeline.wire.commands import Start
 from workers.client import converse
 
-FRAME_SECONDS = 0.1
 FRAME_BYTES = 3_200
 """What is sent at a time: 16 kHz, 16 bit, mono."""
 
@@ -90,6 +89,22 @@ async def serving(config: Path | None = None, *options: str) -> AsyncIterator[Se
             await process.wait()
 
 
+async def paced(data: bytes, frame: int, begin: float) -> AsyncIterator[bytes]:
+    """Frames of 16-bit audio, each at the moment when it has been spoken.
+
+    Args:
+        data: at 16 kHz, mono.
+        frame: bytes of a frame.
+        begin: when the speaker began, by the event loop's clock.
+    """
+    loop = asyncio.get_running_loop()
+    for at in range(0, len(data), frame):
+        piece = data[at : at + frame]
+        spoken = begin + (at + len(piece)) / (2 * SAMPLE_RATE)
+        await asyncio.sleep(spoken - loop.time())
+        yield piece
+
+
 @dataclass
 class Conversation:
     """What came back to one speaker.
@@ -144,14 +159,9 @@ async def speak(url: str, pcm: bytes, source: str = "es", target: str = "en") ->
     Raises:
         StreamError: the server refuses or ends the stream.
     """
-    conversation, began = Conversation(), time.monotonic()
-
-    async def said() -> AsyncIterator[bytes]:
-        for number, start in enumerate(range(0, len(pcm), FRAME_BYTES)):
-            await asyncio.sleep(began + (number + 1) * FRAME_SECONDS - time.monotonic())
-            yield pcm[start : start + FRAME_BYTES]
-
-    async for event in converse(url, Start(source, (target,)), said()):
+    clock = asyncio.get_running_loop().time
+    conversation, began = Conversation(), clock()
+    async for event in converse(url, Start(source, (target,)), paced(pcm, FRAME_BYTES, began)):
         conversation.received.append(event)
-        conversation.moments.append(time.monotonic() - began)
+        conversation.moments.append(clock() - began)
     return conversation
