@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,14 +39,14 @@ class GraphedLearner:
         """
         hear, answer = None, None
         if mel.shape[1]:
-            hear = self._graph(mel.shape, _Hearing(self._learner), self._hearing_pool, mel)
+            hear = self._graph(mel.shape, _Hearing, self._hearing_pool, mel)
         if answering:
             inputs: tuple[Tensor, ...] = (batch.token_ids, batch.positions, batch.labels)
             key = (batch.token_ids.shape, batch.positions.shape, ffn_widths and tuple(ffn_widths))
             if key not in self._graphs and hear is not None:
                 with torch.no_grad():
                     inputs = (*inputs, hear(mel).requires_grad_())
-            part = _Answering(self._learner, batch.audio_start, ffn_widths)
+            part = partial(_Answering, audio_start=batch.audio_start, ffn_widths=ffn_widths)
             answer = self._graph(key, part, self._answering_pool, *inputs)
         # Nothing is captured from here on: whatever takes part in a backward pass belongs to the stream that
         # it was made on, and a capture has one of its own.
@@ -56,12 +57,14 @@ class GraphedLearner:
             return nothing, spelling
         return answer(batch.token_ids, batch.positions, batch.labels, *frames), spelling
 
-    def _graph(self, key: Hashable, part: nn.Module, pool: Any, *inputs: Tensor) -> Any:
+    def _graph(self, key: Hashable, part: Callable[[Learner], nn.Module], pool: Any, *inputs: Tensor) -> Any:
         graph = self._graphs.get(key)
         if graph is None:
             samples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in inputs)
             with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), cache_enabled=False):
-                graph = torch.cuda.make_graphed_callables(part, samples, allow_unused_input=True, pool=pool)
+                graph = torch.cuda.make_graphed_callables(
+                    part(self._learner), samples, allow_unused_input=True, pool=pool
+                )
             self._graphs[key] = graph
         return graph
 
