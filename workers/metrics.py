@@ -132,7 +132,7 @@ class Metrics:
         """95th percentile of the last seconds' final latencies; 0 when there were none."""
         since = time.monotonic() - RECENT_SECONDS
         recent = sorted(latency for moment, latency in self._latencies if moment >= since)
-        return recent[math.ceil(0.95 * len(recent)) - 1] if recent else 0.0
+        return _percentile(recent, 0.95) if recent else 0.0
 
     def watch(self, stage: str, pumps: Sequence[Pump]) -> None:
         """Show the state of the workers of a stage."""
@@ -162,6 +162,11 @@ class Metrics:
 
 def _value(metric: Gauge | Counter) -> float:
     return next(sample.value for family in metric.collect() for sample in family.samples)
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """By nearest rank."""
+    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 class Latencies:
@@ -195,6 +200,6 @@ class Latencies:
         ordered = sorted(self._finals)
         return {
             "finals": len(ordered),
-            "final_p50": round(ordered[math.ceil(0.50 * len(ordered)) - 1], 3),
-            "final_p95": round(ordered[math.ceil(0.95 * len(ordered)) - 1], 3),
+            "final_p50": round(_percentile(ordered, 0.50), 3),
+            "final_p95": round(_percentile(ordered, 0.95), 3),
         }

@@ -190,7 +190,8 @@ class Registry:
         del self._tasks[stream.id]
         if not self._tasks:
             self._idle.set()
-        self._leaving.pop(stream.id, _nothing)()
+        if leave := self._leaving.pop(stream.id, None):
+            leave()
         self._metrics.streams.dec()
         totals = {"audio_seconds": stream.audio_received, "utterances": len(stream.transcripts)}
         logger.info("ended", extra={"stream": stream.id, "tenant": stream.tenant, **totals})
@@ -213,7 +214,3 @@ class Registry:
     def _refuse_when_closed(self) -> None:
         if self._closed:
             raise StreamError(_SHUTTING_DOWN, code="shutting_down", retry_after=RETRY_SECONDS)
-
-
-def _nothing() -> None:
-    pass

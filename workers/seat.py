@@ -3,8 +3,8 @@
 The state of a stream is in its workers alone, and they may die at any moment. So a seat keeps the requests
 since the last checkpoint that a worker gave, which is at most those of an utterance and of some seconds of
 silence, and has them carried out again elsewhere. What comes of a request that had been answered is dropped:
-the same requests behind the same checkpoint come to the same. That of the
-one that was under way is the answer.
+the same requests behind the same checkpoint come to the same. That of the one that was under way is the
+answer.
 """
 
 from __future__ import annotations

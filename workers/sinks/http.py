@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import httpx2
 
-from workers.sinks.base import BusyError, ClosedError, RefusedError
+from workers.sinks.base import BusyError, ClosedError, RefusedError, Sink
 
 SECONDS = 5.0
 """How long an exchange may take before it counts as failed."""
+
+PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 
 _BUSY = frozenset((408, 425, 429))
 _CLOSED = frozenset((401, 403, 404, 405, 410))
@@ -44,6 +46,17 @@ class Http:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
+
+
+class HttpSink(Sink):
+    """A sink that is reached by HTTP."""
+
+    def __init__(self) -> None:
+        self._http = Http()
+
+    async def close(self) -> None:
+        """See :meth:`Sink.close`."""
+        await self._http.close()
 
 
 def judge(response: httpx2.Response) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from workers.sinks.base import Caption, RefusedError, Sink
-from workers.sinks.http import Http, judge, with_query
+from workers.sinks.base import Caption, RefusedError
+from workers.sinks.http import HttpSink, judge, with_query
 
 
-class VMix(Sink):
+class VMix(HttpSink):
     """One text field of one title.
 
     Args:
@@ -23,10 +23,10 @@ class VMix(Sink):
     clears = True
 
     def __init__(self, url: str, input: str, field: str) -> None:
+        super().__init__()
         self._url = f"{url.rstrip('/')}/API/"
         self._input = input
         self._field = field
-        self._http = Http()
 
     async def send(self, caption: Caption) -> None:
         """Set the text."""
@@ -42,7 +42,3 @@ class VMix(Sink):
             # What vMix answers when it cannot carry out a function: repeating it does not help.
             raise RefusedError(f"vMix has no input {self._input!a} with a text {self._field!a}")
         judge(response)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.close()

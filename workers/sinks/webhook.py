@@ -10,13 +10,13 @@ import json
 import time
 from collections.abc import Callable
 
-from workers.sinks.base import Caption, Sink
-from workers.sinks.http import Http, judge
+from workers.sinks.base import Caption
+from workers.sinks.http import HttpSink, judge
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what secrets begin with is none
 
 
-class Webhook(Sink):
+class Webhook(HttpSink):
     """One endpoint.
 
     Args:
@@ -29,10 +29,10 @@ class Webhook(Sink):
     """
 
     def __init__(self, url: str, secret: str = "", clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
         self._url = url
         self._secret = _key(secret)
         self._clock = clock
-        self._http = Http()
 
     async def send(self, caption: Caption) -> None:
         """Post a caption; its id is the same in every attempt."""
@@ -56,10 +56,6 @@ class Webhook(Sink):
             digest = hmac.new(self._secret, signed, hashlib.sha256).digest()
             headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
         judge(await self._http.exchange("POST", self._url, content=body, headers=headers))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.close()
 
 
 def _key(secret: str) -> bytes:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from workers.sinks.base import Caption, Sink
-from workers.sinks.http import Http, judge, with_query
-
-_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+from workers.sinks.base import Caption
+from workers.sinks.http import PLAIN_TEXT, HttpSink, judge, with_query
 
 
-class YouTube(Sink):
+class YouTube(HttpSink):
     """The captions of one live stream.
 
     YouTube lays captions over the picture by their time, so this server's clock has to be right; how late the
@@ -26,8 +24,8 @@ class YouTube(Sink):
     """
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._url = url
-        self._http = Http()
         self._seq = 0
         self._caption: tuple[str, int] | None = None
 
@@ -39,10 +37,9 @@ class YouTube(Sink):
         time = datetime.fromtimestamp(caption.start, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
         text = caption.text.replace("\n", "<br>")
         response = await self._http.exchange(
-            "POST", with_query(self._url, seq=self._seq), content=f"{time}\n{text}\n".encode(), headers=_TEXT
+            "POST",
+            with_query(self._url, seq=self._seq),
+            content=f"{time}\n{text}\n".encode(),
+            headers=PLAIN_TEXT,
         )
         judge(response)
-
-    async def close(self) -> None:
-        """Close the connections; the count is kept."""
-        await self._http.close()

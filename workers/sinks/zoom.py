@@ -10,13 +10,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from workers.sinks.base import BusyError, Caption, ClosedError, RefusedError, Sink
-from workers.sinks.http import Http, judge, with_query
-
-_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+from workers.sinks.base import BusyError, Caption, ClosedError, RefusedError
+from workers.sinks.http import PLAIN_TEXT, HttpSink, judge, with_query
 
 
-class Zoom(Sink):
+class Zoom(HttpSink):
     """The captions of one meeting; they have one language.
 
     Args:
@@ -25,9 +23,9 @@ class Zoom(Sink):
     """
 
     def __init__(self, url: str, locale: str) -> None:
+        super().__init__()
         self._url = url
         self._locale = locale
-        self._http = Http()
         # The number of the last caption that Zoom took; None when it has to be asked.
         self._last: int | None = None
         # The caption that is being delivered, its number at Zoom, and whether Zoom may have it although it
@@ -48,7 +46,7 @@ class Zoom(Sink):
     async def _post(self, text: str) -> None:
         url = with_query(self._url, seq=self._seq, lang=self._locale)
         again, self._unsure = self._unsure, True
-        response = await self._http.exchange("POST", url, content=text.encode(), headers=_TEXT)
+        response = await self._http.exchange("POST", url, content=text.encode(), headers=PLAIN_TEXT)
         if response.status_code == HTTPStatus.BAD_REQUEST:
             self._unsure = False
             raise RefusedError("the meeting has not begun")
@@ -72,7 +70,3 @@ class Zoom(Sink):
         if not (told.isascii() and told.isdigit() and len(told) < 12):
             raise BusyError("the last sequence number is not told")
         return int(told)
-
-    async def close(self) -> None:
-        """Close the connections; the count is kept."""
-        await self._http.close()
