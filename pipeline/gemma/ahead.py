@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class Ahead:
             [counts[at] for at in kept],
             [keeps[at] for at in kept],
             device,
-            _there(of, device),
+            array_to_device(of, device),
         )
         whole.wanted = wanted
         return whole
@@ -108,18 +109,20 @@ class Ahead:
             for line, (_, blocks) in zip(table, seen, strict=True):
                 line[: len(blocks)] = blocks
             first = np.array([first for first, _ in seen])
-            lines[kind] = Lines(_there(write, device), _there(table, device), _there(first, device))
+            lines[kind] = Lines(
+                array_to_device(write, device), array_to_device(table, device), array_to_device(first, device)
+            )
         apart = together = None
         most = max(last)
         if min(last) < most:
             ends = np.cumsum(last)
             # Where a sequence has fewer queries than others, its last one stands in again.
             within = np.minimum(np.arange(most), np.array(last)[:, None] - 1)
-            apart = _there((ends - np.array(last))[:, None] + within, device)
-            together = _there(
+            apart = array_to_device((ends - np.array(last))[:, None] + within, device)
+            together = array_to_device(
                 np.concatenate([np.arange(queries) + at * most for at, queries in enumerate(last)]), device
             )
-        return cls(_there(positions, device), lines, apart, together, of)
+        return cls(array_to_device(positions, device), lines, apart, together, of)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -127,5 +130,6 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _there(array: NDArray[np.int64], device: torch.device) -> Tensor:
+def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The same of an array."""
     return to_device(torch.from_numpy(array), device)

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import SAMPLE_RATE
-from pipeline.training.batches import Batch, on_device
+from pipeline.gemma.ahead import array_to_device
+from pipeline.training.batches import Batch
 
 FRAME, HOP, FFT, BINS = 512, 160, 1024, 128
 LOW_HZ, HIGH_HZ, PREEMPHASIS, FLOOR = 125.0, 7600.0, 0.97, 1e-5
@@ -38,7 +39,7 @@ def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device
     out = torch.zeros(nowhere + 1, device=device)
     if len(batch.piece_source):
         source, start, example, speed, gain = (
-            on_device(values, device)
+            array_to_device(values, device)
             for values in (
                 batch.piece_source,
                 batch.piece_start,
@@ -49,7 +50,7 @@ def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device
         )
         # Lengths come from the CPU: to ask the device for sizes would be to wait for it.
         lengths = ((batch.piece_samples - 2) / batch.piece_speed).astype(np.int64).clip(min=1)
-        length = on_device(lengths, device)
+        length = array_to_device(lengths, device)
         piece = torch.repeat_interleave(
             torch.arange(len(length), device=device), length, output_size=int(lengths.sum())
         )

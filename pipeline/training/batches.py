@@ -11,12 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from pipeline.config import SAMPLE_RATE
 from pipeline.gemma.prompt import Prompt
@@ -85,12 +82,6 @@ class Batch:
     characters: npt.NDArray[np.int64]
     character_counts: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int64]
-
-
-def on_device(values: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """``values`` on ``device``, without waiting for it: from pageable memory a GPU copies only when idle."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def soft_tokens(samples: int) -> int:

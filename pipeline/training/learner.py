@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from pipeline.config import ModelConfig
 from pipeline.encoder.conformer import AudioEncoder
 from pipeline.encoder.embedder import MultimodalEmbedder
+from pipeline.gemma.ahead import array_to_device
 from pipeline.gemma.attention import Attention
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.layers import MLP
-from pipeline.training.batches import ALPHABET, Batch, on_device
+from pipeline.training.batches import ALPHABET, Batch
 
 
 class Learner(nn.Module):
@@ -204,11 +205,11 @@ class DeviceBatch:
             positions = np.pad(positions, (0, missing))
             labels = np.pad(labels, (0, missing), constant_values=-100)
         return cls(
-            on_device(batch.token_ids, device),
-            on_device(positions, device),
-            on_device(labels, device),
+            array_to_device(batch.token_ids, device),
+            array_to_device(positions, device),
+            array_to_device(labels, device),
             batch.audio_start,
             torch.from_numpy(batch.samples // 640 + 1),
-            on_device(batch.characters, device),
+            array_to_device(batch.characters, device),
             torch.from_numpy(batch.character_counts),
         )
