@@ -246,6 +246,20 @@ class Decoder(nn.Module):
         cap = self.config.final_logit_softcapping
         return raw if cap is None else torch.tanh(raw / cap) * cap
 
+    def expand(self, embeddings: Tensor) -> Tensor:
+        """The streams that AltUp begins with, [..., hidden] -> [streams, ..., hidden]."""
+        others = [match_magnitude(project(embeddings), embeddings) for project in self.altup_projections]
+        return torch.stack([embeddings, *(other.to(embeddings.dtype) for other in others)])
+
+    def reduce(self, streams: Tensor) -> Tensor:
+        """The last layer's streams to final hidden states, [streams, ..., hidden] -> [..., hidden]."""
+        others = [
+            match_magnitude(project(stream), streams[0])
+            for project, stream in zip(self.altup_unembed_projections, streams[1:], strict=True)
+        ]
+        normed: Tensor = self.norm(torch.stack([streams[0], *others]).mean(0))
+        return normed
+
     def _below(
         self,
         embeddings: Tensor,
@@ -257,7 +271,7 @@ class Decoder(nn.Module):
         look: Look | None = None,
     ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
         """Run the layers that own keys and values; returns the streams, and those that others share."""
-        streams = self._expand(embeddings)
+        streams = self.expand(embeddings)
         kept: dict[int, tuple[Tensor, Tensor]] = {}
         for index in range(self.config.first_shared_layer):
             width = ffn_widths[index] if ffn_widths is not None else None
@@ -299,7 +313,7 @@ class Decoder(nn.Module):
                 width=width,
                 look=look if self.config.layer_types[index] == FULL else None,
             )
-        return self._reduce(streams)
+        return self.reduce(streams)
 
     def _views(self, length: int, like: Tensor, last: int) -> dict[str, View]:
         return {
@@ -328,15 +342,3 @@ class Decoder(nn.Module):
             "theta": config.rope_theta if kind == FULL else config.rope_local_base_freq,
             "window": config.sliding_window if kind == SLIDING else None,
         }
-
-    def _expand(self, embeddings: Tensor) -> Tensor:
-        others = [match_magnitude(project(embeddings), embeddings) for project in self.altup_projections]
-        return torch.stack([embeddings, *(other.to(embeddings.dtype) for other in others)])
-
-    def _reduce(self, streams: Tensor) -> Tensor:
-        others = [
-            match_magnitude(project(stream), streams[0])
-            for project, stream in zip(self.altup_unembed_projections, streams[1:], strict=True)
-        ]
-        normed: Tensor = self.norm(torch.stack([streams[0], *others]).mean(0))
-        return normed

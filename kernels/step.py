@@ -1,0 +1,347 @@
+"""One layer of the decoder for the next position of each of a few sequences, on one thread.
+
+Such a step multiplies matrices of a few hundred kilobytes with one to a few vectors. What stands between the
+products takes little time to compute, and much to start operator by operator; so all of a layer is one
+function here. A row of weights serves all positions while it is in the cache, and keys and values are read
+where they lie. Formulas follow transformers' ``models/gemma3n/modeling_gemma3n.py``, as
+:class:`pipeline.gemma.decoder.DecoderLayer` does, whose twin this is for inference in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+_Array = NDArray[np.float32]
+_Ints = NDArray[np.int64]
+
+_SQRT_2_OVER_PI = np.float32(math.sqrt(2 / math.pi))
+_CUBIC = np.float32(0.044715)
+_HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
+_SQRT_HALF = np.float32(math.sqrt(0.5))
+
+# Sums may be taken in any order, which is what makes vector instructions of them; NaN and infinity stay.
+_SUMS = {"reassoc", "contract", "nsz"}
+
+
+class LayerShape(NamedTuple):
+    """What else tells a layer from others.
+
+    Attributes:
+        active: the stream that the layer computes.
+        width: units of the feed-forward in use.
+        by_unit: whether ``down`` has a row for each unit.
+        sparse: whether units below a threshold are cut off.
+        z: how many standard deviations above the mean that threshold is.
+        window: how many keys a query sees, its own included.
+        eps: of the norms.
+    """
+
+    active: int
+    width: int
+    by_unit: bool
+    sparse: bool
+    z: float
+    window: int
+    eps: float
+
+
+class Layer(NamedTuple):
+    """A layer: its weights, contiguous float32, matrices as [out, in] unless told otherwise.
+
+    Attributes:
+        input_norm: [hidden], as are the other norms of the layer's width.
+        attention_norm: behind attention.
+        feed_forward_norm: before the feed-forward.
+        fed_norm: behind it.
+        update_norm: behind the per-layer input.
+        router_norm: before AltUp's router.
+        laurel_norm: behind LAuReL.
+        output_scale: of the corrected stream as the per-layer input sees it, [hidden]; ones if it has none.
+        router: [streams, hidden].
+        prediction: [streams², streams].
+        correction: [streams, streams].
+        laurel_left: [rank, hidden].
+        laurel_right: [hidden, rank].
+        query: [heads * head_dim, hidden].
+        key: [kv_heads * head_dim, hidden]; no rows in a layer that shares keys and values.
+        value: the same.
+        output: [hidden, heads * head_dim].
+        query_norm: [head_dim].
+        key_norm: [head_dim].
+        gate: [width, hidden].
+        up: the same.
+        down: [hidden, width], or a row for each unit where ``by_unit`` is set, [width, hidden].
+        per_layer_gate: [ple, hidden].
+        per_layer_projection: [hidden, ple].
+        divisors: of the position for each angle of RoPE, [head_dim / 2].
+        shape: what else tells the layer from others.
+    """
+
+    input_norm: _Array
+    attention_norm: _Array
+    feed_forward_norm: _Array
+    fed_norm: _Array
+    update_norm: _Array
+    router_norm: _Array
+    laurel_norm: _Array
+    output_scale: _Array
+    router: _Array
+    prediction: _Array
+    correction: _Array
+    laurel_left: _Array
+    laurel_right: _Array
+    query: _Array
+    key: _Array
+    value: _Array
+    output: _Array
+    query_norm: _Array
+    key_norm: _Array
+    gate: _Array
+    up: _Array
+    down: _Array
+    per_layer_gate: _Array
+    per_layer_projection: _Array
+    divisors: _Array
+    shape: LayerShape
+
+
+class Places(NamedTuple):
+    """Where the N positions of a step belong in the layers of one kind.
+
+    Attributes:
+        positions: of each in its sequence, int64 [N].
+        write: where in the pool its keys and values go, counted in positions of that, int64 [N].
+        table: the blocks that each sequence reads, int64 [N, blocks].
+        first: position of the first key in them, int64 [N].
+    """
+
+    positions: _Ints
+    write: _Ints
+    table: _Ints
+    first: _Ints
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _dot(a: _Array, b: _Array) -> np.float32:
+    total = np.float32(0.0)
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def multiply(x: _Array, matrix: _Array, rows: int) -> _Array:
+    """The first ``rows`` of ``x matrix^T``: [n, columns] and [at least rows, at least columns] -> [n, rows].
+
+    A matrix wider than ``x`` counts with as many columns as that has.
+    """
+    out = np.empty((x.shape[0], rows), np.float32)
+    for j in range(rows):
+        row = matrix[j, : x.shape[1]]
+        for n in range(x.shape[0]):
+            out[n, j] = _dot(row, x[n])
+    return out
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _scale_of(row: _Array, eps: float) -> np.float32:
+    total = np.float32(0.0)
+    for i in range(len(row)):
+        total += row[i] * row[i]
+    return np.float32(1.0 / math.sqrt(total / np.float32(len(row)) + eps))
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _norm(x: _Array, weight: _Array, eps: float) -> _Array:
+    out = np.empty_like(x)
+    for n in range(x.shape[0]):
+        scale = _scale_of(x[n], eps)
+        for i in range(x.shape[1]):
+            out[n, i] = x[n, i] * scale * weight[i]
+    return out
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _gelu(a: np.float32) -> np.float32:
+    return _HALF * a * (_ONE + np.float32(math.tanh(_SQRT_2_OVER_PI * (a + _CUBIC * a * a * a))))
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _modalities(x: _Array, w: Layer) -> _Array:
+    routed: _Array = multiply(_norm(x, w.router_norm, w.shape.eps), w.router, w.router.shape[0])
+    for n in range(routed.shape[0]):
+        for i in range(routed.shape[1]):
+            routed[n, i] = np.float32(math.tanh(routed[n, i] / np.float32(x.shape[1])))
+    return routed
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _predict(streams: _Array, w: Layer) -> _Array:
+    count = streams.shape[0]
+    mixing = multiply(_modalities(streams[w.shape.active], w), w.prediction, count * count)
+    predictions: _Array = streams.copy()
+    for n in range(streams.shape[1]):
+        for i in range(count):
+            for j in range(count):
+                factor = mixing[n, i * count + j]
+                into, stream = predictions[i, n], streams[j, n]
+                for k in range(len(into)):
+                    into[k] += factor * stream[k]
+    return predictions
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _normed_heads(x: _Array, weight: _Array, w: Layer, positions: _Ints) -> None:
+    """Norm and rotate heads in place, [n, heads * head_dim]."""
+    divisors, eps, half = w.divisors, w.shape.eps, len(w.divisors)
+    for n in range(x.shape[0]):
+        for begin in range(0, x.shape[1], 2 * half):
+            head = x[n, begin : begin + 2 * half]
+            scale = _scale_of(head, eps)
+            for i in range(half):
+                angle = np.float32(positions[n]) / divisors[i]
+                cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+                first, second = head[i] * scale * weight[i], head[half + i] * scale * weight[half + i]
+                head[i], head[half + i] = first * cos - second * sin, second * cos + first * sin
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _attend(query: _Array, kv: _Array, places: Places, window: int) -> _Array:
+    positions, table, first = places.positions, places.table, places.first
+    block, kv_heads, width = kv.shape[1], kv.shape[3], kv.shape[4]
+    heads = query.shape[1] // width
+    out = np.zeros_like(query)
+    scores = np.empty(table.shape[1] * block, np.float32)
+    for n in range(query.shape[0]):
+        begin, end = max(first[n], positions[n] - window + 1), positions[n] + 1
+        for head in range(heads):
+            own = query[n, head * width : (head + 1) * width]
+            into = out[n, head * width : (head + 1) * width]
+            of = head // (heads // kv_heads)
+            most = np.float32(-np.inf)
+            for key in range(begin, end):
+                at = key - first[n]
+                score = _dot(own, kv[table[n, at // block], at % block, 0, of])
+                scores[key - begin] = score
+                most = max(most, score)
+            total = _ZERO
+            for key in range(begin, end):
+                weight = np.float32(math.exp(scores[key - begin] - most))
+                total += weight
+                at = key - first[n]
+                value = kv[table[n, at // block], at % block, 1, of]
+                for i in range(width):
+                    into[i] += weight * value[i]
+            for i in range(width):
+                into[i] /= total
+    return out
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _store(kv: _Array, x: _Array, places: Places, w: Layer) -> None:
+    """Compute keys and values of the positions and write them, [blocks, BLOCK, 2, kv_heads, head_dim]."""
+    write, eps = places.write, w.shape.eps
+    keys = multiply(x, w.key, w.key.shape[0])
+    values = multiply(x, w.value, w.value.shape[0])
+    _normed_heads(keys, w.key_norm, w, places.positions)
+    block, width = kv.shape[1], kv.shape[4]
+    for n in range(x.shape[0]):
+        place = kv[write[n] // block, write[n] % block]
+        for head in range(kv.shape[3]):
+            part = slice(head * width, (head + 1) * width)
+            scale = _scale_of(values[n, part], eps)
+            place[0, head] = keys[n, part]
+            place[1, head] = values[n, part] * scale
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def _feed(x: _Array, w: Layer) -> _Array:
+    shape, width = w.shape, w.shape.width
+    units = multiply(x, w.gate, width)
+    if shape.sparse:
+        for n in range(x.shape[0]):
+            row = units[n]
+            mean = 0.0
+            for j in range(width):
+                mean += row[j]
+            mean /= width
+            variance = 0.0
+            for j in range(width):
+                variance += (row[j] - mean) ** 2
+            cut = np.float32(mean + math.sqrt(variance / width) * shape.z)
+            for j in range(width):
+                # NaN is not below, and goes where it would in a dense product.
+                row[j] = _ZERO if row[j] <= cut else row[j] - cut
+    for j in range(width):
+        row = w.up[j]
+        for n in range(x.shape[0]):
+            if units[n, j] != _ZERO:
+                units[n, j] = _gelu(units[n, j]) * _dot(row, x[n])
+    if not shape.by_unit:
+        dense: _Array = multiply(units, w.down, x.shape[1])
+        return dense
+    out = np.zeros_like(x)
+    for j in range(width):
+        row = w.down[j]
+        for n in range(x.shape[0]):
+            factor, into = units[n, j], out[n]
+            if factor != _ZERO:
+                for i in range(len(into)):
+                    into[i] += row[i] * factor
+    return out
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def layer_step(streams: _Array, per_layer: _Array, kv: _Array, places: Places, w: Layer) -> _Array:
+    """Run a layer over one position of each of N sequences, whose keys and values it writes if it owns any.
+
+    Nothing is checked: indices beyond the arrays are the caller's error.
+
+    Args:
+        streams: float32 [streams, N, hidden].
+        per_layer: the layer's additional input, float32 [N, ple].
+        kv: where keys and values lie, of the layer itself or of the one it shares them with, float32
+            [blocks, BLOCK, 2, kv_heads, head_dim].
+        places: of the positions.
+        w: the layer.
+
+    Returns:
+        The streams, [streams, N, hidden].
+    """
+    eps, active = w.shape.eps, w.shape.active
+    predictions: _Array = _predict(streams, w)
+    x = predictions[active]
+    normed = _norm(x, w.input_norm, eps)
+    if w.key.shape[0]:
+        _store(kv, normed, places, w)
+    query = multiply(normed, w.query, w.query.shape[0])
+    _normed_heads(query, w.query_norm, w, places.positions)
+    attended = _attend(query, kv, places, w.shape.window)
+    attended = _norm(multiply(attended, w.output, x.shape[1]), w.attention_norm, eps)
+    low = multiply(normed, w.laurel_left, w.laurel_left.shape[0])
+    laurel = normed + _norm(multiply(low, w.laurel_right, x.shape[1]), w.laurel_norm, eps)
+    attended = (x + attended + laurel) * _SQRT_HALF
+    fed = _feed(_norm(attended, w.feed_forward_norm, eps), w)
+    activated = attended + _norm(fed, w.fed_norm, eps)
+    gain = multiply(_modalities(activated, w), w.correction, streams.shape[0])
+    innovation = activated - x
+    for stream in range(streams.shape[0]):
+        for n in range(x.shape[0]):
+            into, factor = predictions[stream, n], gain[n, stream] + _ONE
+            for i in range(len(into)):
+                into[i] += factor * innovation[n, i]
+    scaled = predictions[active] * w.output_scale
+    gated = multiply(scaled, w.per_layer_gate, w.per_layer_gate.shape[0])
+    for n in range(gated.shape[0]):
+        for i in range(gated.shape[1]):
+            gated[n, i] = _gelu(gated[n, i]) * per_layer[n, i]
+    update = _norm(multiply(gated, w.per_layer_projection, x.shape[1]), w.update_norm, eps)
+    # Every stream but the first, whichever is active, receives the per-layer input.
+    for stream in range(1, streams.shape[0]):
+        predictions[stream] += update
+    return predictions

@@ -1,0 +1,171 @@
+"""Decode steps on the CPU: one token for each of a few sequences, a layer at a time in one piece.
+
+The same as a pass of :class:`pipeline.gemma.decoder.Decoder`, whose operators for so few positions take less
+time to compute than to start (:mod:`kernels.step`, docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kernels.step import Layer, LayerShape, Places, layer_step, multiply
+from pipeline.config import FULL, SLIDING
+from pipeline.gemma.cache import KVCache, KVPool
+from pipeline.gemma.decoder import Decoder, DecoderLayer
+
+MOST_SEQUENCES = 8
+"""Most sequences in a step; with more the advantage is small (``python -m benchmarks.steps``)."""
+
+MOST_HIDDEN = 256
+"""Widest decoder: that of the bundled model, which is what was measured."""
+
+
+class QuickSteps:
+    """Steps of one decoder in float32 on the CPU.
+
+    Args:
+        decoder: its weights must not move.
+        choices: how many ids, from 0 on, may be chosen.
+        ffn_widths: of the MatFormer sub-model, one per layer, 0 where it has no such layer; None for the
+            whole model.
+    """
+
+    def __init__(self, decoder: Decoder, choices: int, ffn_widths: tuple[int, ...] | None = None) -> None:
+        self.decoder = decoder
+        self.choices = choices
+        widths = ffn_widths or decoder.config.intermediate_size
+        self._layers = [
+            (index, _layer(decoder, layer, widths[index]))
+            for index, layer in enumerate(decoder.layers)
+            if isinstance(layer, DecoderLayer) and widths[index]
+        ]
+
+    def step(self, caches: Sequence[KVCache], token_ids: Sequence[int]) -> list[int]:
+        """Append a token to each sequence; returns the most likely next ones.
+
+        Args:
+            caches: of one pool, with a position reserved each; the caller advances them.
+            token_ids: ids of text, one for each.
+        """
+        hidden = self.hidden(caches, token_ids)
+        # The soft cap of logits changes none's place among them.
+        logits = multiply(hidden, _array(self.decoder.embed_tokens.weight), self.choices)
+        chosen: list[int] = logits.argmax(-1).tolist()
+        return chosen
+
+    def hidden(self, caches: Sequence[KVCache], token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The same up to the final hidden states, [N, hidden]."""
+        decoder, config, pool = self.decoder, self.decoder.config, caches[0].pool
+        ids = torch.tensor([token_ids])
+        embeddings = decoder.embed(ids)
+        per_layer = decoder.per_layer_inputs(ids, embeddings)[:, 0].contiguous().numpy()
+        places = {kind: _places(caches, kind) for kind in pool.kinds}
+        streams = decoder.expand(embeddings)[:, 0].contiguous().numpy()
+        for index, layer in self._layers:
+            kv = _keys_values(pool, config.kv_source(index))
+            streams = layer_step(streams, per_layer[index], kv, places[config.layer_types[index]], layer)
+        hidden: NDArray[np.float32] = decoder.reduce(torch.from_numpy(streams)).numpy()
+        return hidden
+
+
+def suits(decoder: Decoder, sequences: int) -> bool:
+    """Whether a step is faster this way: of a small model in float32, with one thread or two.
+
+    The kernel runs on one thread, so a process that has more of them, or matrices that are worth splitting
+    among them, is left to torch.
+    """
+    weight = decoder.embed_tokens.weight
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and decoder.config.hidden_size <= MOST_HIDDEN
+        and sequences <= MOST_SEQUENCES
+        and torch.get_num_threads() <= 2
+    )
+
+
+def _places(caches: Sequence[KVCache], kind: str) -> Places:
+    """Where the next position of each sequence belongs in layers of a kind."""
+    seen = [cache.blocks(kind, 1) for cache in caches]
+    table = np.zeros((len(caches), max(len(blocks) for _, blocks in seen)), np.int64)
+    for line, (_, blocks) in zip(table, seen, strict=True):
+        line[: len(blocks)] = blocks
+    return Places(
+        positions=np.array([cache.length for cache in caches]),
+        write=np.concatenate([cache.rows(kind, 1) for cache in caches]),
+        table=table,
+        first=np.array([first for first, _ in seen]),
+    )
+
+
+def _keys_values(pool: KVPool, layer: int) -> NDArray[np.float32]:
+    blocks = pool.kinds[pool.config.layer_types[layer]]
+    array: NDArray[np.float32] = blocks.buffer[blocks.index[layer]].numpy()
+    return array
+
+
+def _array(weight: Tensor) -> NDArray[np.float32]:
+    # A copy only of what is a slice of something larger.
+    return np.ascontiguousarray(weight.detach().numpy())
+
+
+def _shape(decoder: Decoder, layer: DecoderLayer, width: int) -> LayerShape:
+    config, mlp = decoder.config, layer.mlp
+    sliding = config.layer_types[layer.index] == SLIDING
+    return LayerShape(
+        active=layer.active,
+        width=width,
+        by_unit=mlp.laid_out,
+        sparse=mlp.threshold is not None,
+        z=mlp.threshold or 0.0,
+        window=config.sliding_window if sliding else config.max_position_embeddings,
+        eps=config.rms_norm_eps,
+    )
+
+
+def _layer(decoder: Decoder, layer: DecoderLayer, width: int) -> Layer:
+    config, attention, altup, laurel = decoder.config, layer.self_attn, layer.altup, layer.laurel
+    hidden = config.hidden_size
+    theta = config.rope_theta if config.layer_types[layer.index] == FULL else config.rope_local_base_freq
+    exponents = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+    none = np.empty((0, hidden), np.float32)
+    owns = attention.owns_kv
+    down = layer.mlp.down_proj.weight
+
+    def norm(module: nn.Module) -> NDArray[np.float32]:
+        assert isinstance(module.weight, Tensor)
+        return _array(module.weight)
+
+    return Layer(
+        input_norm=norm(layer.input_layernorm),
+        attention_norm=norm(layer.post_attention_layernorm),
+        feed_forward_norm=norm(layer.pre_feedforward_layernorm),
+        fed_norm=norm(layer.post_feedforward_layernorm),
+        update_norm=norm(layer.post_per_layer_input_norm),
+        router_norm=norm(altup.router_norm),
+        laurel_norm=norm(laurel.post_laurel_norm),
+        output_scale=_array(altup.correct_output_scale) if layer.scaled else np.ones(hidden, np.float32),
+        router=_array(altup.modality_router.weight),
+        prediction=_array(altup.prediction_coefs.weight),
+        correction=_array(altup.correction_coefs.weight),
+        laurel_left=_array(laurel.linear_left.weight),
+        laurel_right=_array(laurel.linear_right.weight),
+        query=_array(attention.q_proj.weight),
+        key=_array(attention.k_proj.weight) if owns else none,
+        value=_array(attention.v_proj.weight) if owns else none,
+        output=_array(attention.o_proj.weight),
+        query_norm=norm(attention.q_norm),
+        key_norm=norm(attention.k_norm) if owns else np.empty(0, np.float32),
+        gate=_array(layer.mlp.gate_proj.weight),
+        up=_array(layer.mlp.up_proj.weight),
+        down=_array(down.t() if layer.mlp.laid_out else down),
+        per_layer_gate=_array(layer.per_layer_input_gate.weight),
+        per_layer_projection=_array(layer.per_layer_projection.weight),
+        divisors=(theta**exponents).numpy(),
+        shape=_shape(decoder, layer, width),
+    )
