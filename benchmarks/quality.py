@@ -2,22 +2,28 @@
 
     python -m benchmarks.quality [--model DIR] [--limit 200] [--engine espeak-ng|mbrola] [--live] [--json]
     python -m benchmarks.quality --human DIR [--model DIR] [--limit 200] [--live] [--json]
+    python -m benchmarks.quality --condition noise-10db opus ... [any of the above]
     python -m benchmarks.quality --noise [--model DIR] [--limit 200] [--live] [--json]
 
-Held-out sentences (``data/heldout.es-en.tsv.gz``) are spoken by voices that training never heard: variants
-of espeak-ng that it leaves out, or MBROLA, an engine that it leaves out altogether (the lists are in
-:mod:`pipeline.training.engines`; Debian packages ``espeak-ng``, and ``mbrola`` with its voices from
-non-free). Each sentence is one clip and is decoded whole, once by the whole model and once by the half-width
-sub-model inside it; ``--live`` sends it through a :class:`~pipeline.stream.Stream` instead, gate and partial
-hypotheses included. ``--human`` measures recordings of people instead, for which there is no translation to
-compare with: a folder with a ``manifest.tsv`` that has the columns ``file``, ``lang`` and ``transcript``.
-``--noise`` measures clips in which nobody speaks, and counts those that are answered with nothing.
+The model is measured in every direction between English and the other languages that it knows, or in those
+that ``--direction es-en ...`` names. Held-out sentences (``data/heldout.XX-en.tsv.gz``) are spoken by voices
+that training never heard: variants of espeak-ng that it leaves out, or MBROLA, an engine that it leaves out
+altogether (the lists are in :mod:`pipeline.training.engines`; Debian packages ``espeak-ng``, and ``mbrola``
+with its voices from non-free). Each sentence is one clip and is decoded whole, once by the whole model and
+once by the half-width sub-model inside it; ``--live`` sends it through a :class:`~pipeline.stream.Stream`
+instead, gate and partial hypotheses included. ``--human`` measures recordings of people instead: a folder
+with a ``manifest.tsv`` that has the columns ``file``, ``lang`` and ``transcript``, and ``translation``
+(``en: ...``) where there is one. ``--condition`` puts noise, rooms, telephones and codecs between speaker
+and model, or changes pace and pitch (:mod:`benchmarks.conditions`); ``all`` are all of them. ``--noise``
+measures clips in which nobody speaks, and counts those that are answered with nothing.
 
 WER and CER (jiwer; fractions, 0.04 is 4 %) are of texts in lower case, without punctuation (every character
 of a Unicode category P; apostrophes join, the others part words) and with single spaces. BLEU and chrF
-(sacrebleu's defaults; 0 to 100) are of translations as they are, cased and punctuated. The last line is one
-JSON object:
-``{"whole": {"es-en": {"wer": ..., "cer": ..., "bleu": ..., "chrf": ...}, "en-es": ...}, "half": ...}``.
+(sacrebleu's defaults; 0 to 100) are of translations as they are, cased and punctuated, of the clips that
+have one. The ranges are 95 % confidence intervals (:mod:`benchmarks.intervals`). The last line is one JSON
+object: ``{"whole": {"es-en": {"clips": ..., "wer": ..., "wer_low": ..., "wer_high": ..., "cer": ..., "bleu":
+..., "chrf": ...}, "en-es": ...}, "half": ...}``, and with ``--condition`` such an object by the name of
+each.
 """
 
 from __future__ import annotations
@@ -28,7 +34,8 @@ import gzip
 import json
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -40,6 +47,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks import intervals
+from benchmarks.conditions import CONDITIONS
 from pipeline.audio.files import read_audio
 from pipeline.batching import Steps, run_alone
 from pipeline.cli import NANO
@@ -49,16 +58,18 @@ from pipeline.model import Gemma3n
 from pipeline.speech import TAIL, SpeechEnded, SpeechHeard, SpeechStarted
 from pipeline.stream import Stream
 from pipeline.training.engines import held_out_engine, held_out_voices
+from pipeline.training.text import ENGLISH
 from pipeline.training.voices import Voice
 from pipeline.translation import TOKEN_SECONDS, SpeechTranslator
 from pipeline.wire.events import Event, Transcript, Translation
 
-HELD_OUT = Path(__file__).parent / "data" / "heldout.es-en.tsv.gz"
+DATA = Path(__file__).parent / "data"
 
 ENGINES: dict[str, Callable[[str], list[Voice]]] = {"espeak-ng": held_out_voices, "mbrola": held_out_engine}
 """Voices of a language that were held out, by engine."""
 
-DIRECTIONS = (("es", "en"), ("en", "es"))
+Direction = tuple[str, str]
+"""Languages of the speech and of its translation."""
 
 Waveform = NDArray[np.float32]
 Answer = tuple[str, str]
@@ -66,6 +77,12 @@ Answer = tuple[str, str]
 
 Hear = Callable[[Gemma3n, Waveform, str, str], Answer]
 """A way to have a model hear a waveform, spoken in one language, and translate it into another."""
+
+
+def directions(languages: Sequence[str]) -> list[Direction]:
+    """Those between English and other languages of a model that there are held-out sentences of."""
+    others = [code for code in languages if code != ENGLISH and _held_out(code).exists()]
+    return [pair for code in others for pair in ((code, ENGLISH), (ENGLISH, code))]
 
 
 @dataclass(frozen=True)
@@ -97,17 +114,47 @@ def score(clips: Sequence[Clip], answers: Sequence[Answer]) -> dict[str, float]:
         answers: one for each clip.
 
     Returns:
-        ``wer`` and ``cer``; with translations of all clips also ``bleu`` and ``chrf``.
+        ``wer`` and ``cer``; of the clips with a translation, if there are any, also ``bleu`` and ``chrf``.
     """
-    said = [normalise(clip.transcript) for clip in clips]
-    heard = [normalise(transcript) for transcript, _ in answers]
+    said, heard = _words(clips, answers)
     scores = {"wer": jiwer.wer(said, heard), "cer": jiwer.cer(said, heard)}
-    meant = [clip.translation for clip in clips if clip.translation is not None]
-    if len(meant) == len(clips):
-        understood = [translation for _, translation in answers]
+    understood, meant = _translations(clips, answers)
+    if meant:
         scores["bleu"] = sacrebleu.corpus_bleu(understood, [meant]).score
         scores["chrf"] = sacrebleu.corpus_chrf(understood, [meant]).score
     return scores
+
+
+def confidence(clips: Sequence[Clip], answers: Sequence[Answer]) -> dict[str, float]:
+    """Where the scores of many more such clips would lie: ``wer_low``, ``wer_high`` and so on."""
+    said, heard = _words(clips, answers)
+    ranges = {
+        "wer": intervals.of_errors(said, heard),
+        "cer": intervals.of_errors(said, heard, characters=True),
+    }
+    understood, meant = _translations(clips, answers)
+    if meant:
+        ranges["bleu"] = intervals.of_bleu(understood, meant)
+    return {
+        f"{name}_{end}": value
+        for name, range_ in ranges.items()
+        for end, value in zip(("low", "high"), range_, strict=True)
+    }
+
+
+def _words(clips: Sequence[Clip], answers: Sequence[Answer]) -> tuple[list[str], list[str]]:
+    """What was said and what was heard, as it is compared."""
+    return [normalise(clip.transcript) for clip in clips], [normalise(heard) for heard, _ in answers]
+
+
+def _translations(clips: Sequence[Clip], answers: Sequence[Answer]) -> tuple[list[str], list[str]]:
+    """Translations, and what they should be, where that is known."""
+    known = [
+        (understood, clip.translation)
+        for clip, (_, understood) in zip(clips, answers, strict=True)
+        if clip.translation is not None
+    ]
+    return [understood for understood, _ in known], [meant for _, meant in known]
 
 
 def hear_whole(model: Gemma3n, waveform: Waveform, source: str, target: str) -> Answer:
@@ -151,11 +198,23 @@ def _texts(heard: Sequence[Event]) -> Answer:
     return " ".join(finals["transcript"]), " ".join(finals["translation"])
 
 
-def held_out_pairs() -> list[tuple[str, str]]:
-    """Spanish sentences and their English translations."""
-    with gzip.open(HELD_OUT, "rt", encoding="utf-8") as lines:
+def held_out_pairs(language: str = "es") -> list[tuple[str, str]]:
+    """Sentences and their English translations."""
+    with gzip.open(_held_out(language), "rt", encoding="utf-8") as lines:
         pairs = [line.rstrip("\n").split("\t") for line in lines]
-    return [(spanish, english) for spanish, english in pairs]
+    return [(sentence, english) for sentence, english in pairs]
+
+
+def _held_out(language: str) -> Path:
+    return DATA / f"heldout.{language}-en.tsv.gz"
+
+
+def sentences(direction: Direction, limit: int) -> list[tuple[str, str]]:
+    """What is said in one direction and what it means, at most ``limit`` of them."""
+    source, target = direction
+    if target == ENGLISH:
+        return held_out_pairs(source)[:limit]
+    return [(english, sentence) for sentence, english in held_out_pairs(target)[:limit]]
 
 
 def spoken(pairs: Sequence[tuple[str, str]], voices: Sequence[Voice]) -> list[Clip]:
@@ -172,18 +231,21 @@ def spoken(pairs: Sequence[tuple[str, str]], voices: Sequence[Voice]) -> list[Cl
     return clips
 
 
-def recorded(folder: Path, languages: Sequence[str]) -> dict[str, list[Clip]]:
-    """Recordings of people by language, of ``languages`` only.
+def recorded(folder: Path, wanted: Sequence[Direction]) -> dict[Direction, list[Clip]]:
+    """Recordings of people by direction, those that there are any for.
 
     Raises:
         AudioError: a file that the manifest names cannot be read.
     """
-    clips: dict[str, list[Clip]] = {}
+    clips: dict[Direction, list[Clip]] = {}
     with (folder / "manifest.tsv").open(encoding="utf-8", newline="") as manifest:
         for row in csv.DictReader(manifest, delimiter="\t", quoting=csv.QUOTE_NONE):
-            if row["lang"] in languages:
-                clip = Clip(read_audio(folder / row["file"]), row["transcript"])
-                clips.setdefault(row["lang"], []).append(clip)
+            known, _, meant = (row.get("translation") or "").partition(": ")
+            targets = [target for source, target in wanted if source == row["lang"]]
+            waveform = read_audio(folder / row["file"]) if targets else None
+            for target in targets:
+                clip = Clip(waveform, row["transcript"], meant if known == target else None)
+                clips.setdefault((row["lang"], target), []).append(clip)
     return clips
 
 
@@ -214,8 +276,14 @@ def silent_share(model: Gemma3n, clips: Sequence[Waveform], source: str, target:
     return sum(hear(model, clip, source, target) == ("", "") for clip in clips) / len(clips)
 
 
+def under(clips: Sequence[Clip], condition: str) -> list[Clip]:
+    """What is left of clips under one of :data:`benchmarks.conditions.CONDITIONS`."""
+    change = CONDITIONS[condition]
+    return [replace(clip, waveform=change(clip.waveform, index)) for index, clip in enumerate(clips)]
+
+
 def evaluate(model: Gemma3n, clips: Sequence[Clip], source: str, target: str, hear: Hear) -> dict[str, float]:
-    """Scores of a model on clips in one language."""
+    """Scores of a model on clips of one direction, how sure they are, and the number of clips."""
     console = Console(stderr=True)
     progress = track(
         clips,
@@ -225,20 +293,29 @@ def evaluate(model: Gemma3n, clips: Sequence[Clip], source: str, target: str, he
         disable=not console.is_terminal,
     )
     heard = [hear(model, clip.waveform, source, target) for clip in progress]
-    return score(clips, heard)
+    return {"clips": len(clips), **score(clips, heard), **confidence(clips, heard)}
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Results for people: percentages for WER and CER, points for BLEU and chrF."""
-    rows = [f"{'model':<8}{'speech':<10}{'WER %':>8}{'CER %':>8}{'BLEU':>8}{'chrF':>8}"]
-    for size, directions in results.items():
-        for direction, scores in directions.items():
+    """Results for people: percentages for WER and CER, points for BLEU and chrF, with what they may be."""
+    rows = [f"{'model':<8}{'speech':<10}{'WER %':>19}{'CER %':>19}{'BLEU':>19}{'chrF':>19}"]
+    for size, by_direction in results.items():
+        for direction, scores in by_direction.items():
             cells = [
-                f"{scores[name] * factor:8.1f}" if name in scores else f"{'-':>8}"
+                _cell(scores, name, factor)
                 for name, factor in (("wer", 100), ("cer", 100), ("bleu", 1), ("chrf", 1))
             ]
             rows.append(f"{size:<8}{direction:<10}{''.join(cells)}")
     return "\n".join(rows)
+
+
+def _cell(scores: dict[str, float], name: str, factor: float) -> str:
+    if name not in scores:
+        return f"{'-':>19}"
+    figure = f"{scores[name] * factor:.1f}"
+    if f"{name}_low" in scores:
+        figure += " ({:.1f}-{:.1f})".format(*(scores[f"{name}_{end}"] * factor for end in ("low", "high")))
+    return f"{figure:>19}"
 
 
 def main() -> None:
@@ -246,8 +323,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=str(NANO), help="default: the bundled model")
     parser.add_argument("--limit", type=int, default=200, help="most clips per direction (default: 200)")
+    parser.add_argument("--direction", nargs="+", metavar="XX-XX", help="default: all that the model knows")
     parser.add_argument("--engine", choices=ENGINES, default="espeak-ng", help="whose voices speak")
     parser.add_argument("--human", type=Path, metavar="DIR", help="measure recordings of people instead")
+    parser.add_argument(
+        "--condition", nargs="+", choices=[*CONDITIONS, "all"], help="what speech goes through"
+    )
     parser.add_argument("--noise", action="store_true", help="measure clips of noise instead")
     parser.add_argument("--live", action="store_true", help="as a live stream instead of clip by clip")
     parser.add_argument("--json", action="store_true", help="print the last line only")
@@ -256,6 +337,11 @@ def main() -> None:
         parser.error("--limit must be at least 1")
 
     whole = Gemma3n.from_pretrained(options.model)
+    known = {f"{source}-{target}": (source, target) for source, target in directions(whole.languages)}
+    unknown = set(options.direction or []) - known.keys()
+    if unknown:
+        parser.error(f"no {', '.join(sorted(unknown))}; there are sentences for {', '.join(known)}")
+    wanted = [known[name] for name in options.direction or known]
     half_widths = [width // 2 for width in whole.config.text.intermediate_size]
     models = {"whole": whole, "half": Gemma3n.from_pretrained(options.model, ffn_widths=half_widths)}
 
@@ -263,35 +349,34 @@ def main() -> None:
     if options.noise:
         clips = noises(options.limit)
         shares = {
-            size: {f"{a}-{b}": {"silent": silent_share(model, clips, a, b, hear)} for a, b in DIRECTIONS}
+            size: {f"{a}-{b}": {"silent": silent_share(model, clips, a, b, hear)} for a, b in wanted}
             for size, model in models.items()
         }
         print(json.dumps(shares))
         return
 
-    pairs = held_out_pairs()[: options.limit]
-    other = dict(DIRECTIONS)
     if options.human is not None:
-        clips = {
-            source: clips[: options.limit] for source, clips in recorded(options.human, [*other]).items()
+        speech = {
+            direction: some[: options.limit] for direction, some in recorded(options.human, wanted).items()
         }
     else:
         voices = ENGINES[options.engine]
-        clips = {
-            "es": spoken(pairs, voices("es")),
-            "en": spoken([(english, spanish) for spanish, english in pairs], voices("en")),
+        speech = {
+            direction: spoken(sentences(direction, options.limit), voices(direction[0]))
+            for direction in wanted
         }
 
-    results = {
-        size: {
-            f"{source}-{other[source]}": evaluate(model, heard, source, other[source], hear)
-            for source, heard in clips.items()
-        }
-        for size, model in models.items()
-    }
-    if not options.json:
-        print(table(results))
-    print(json.dumps(results))
+    names = options.condition or ["clean"]
+    by_condition: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for name in CONDITIONS if "all" in names else names:
+        results: dict[str, dict[str, dict[str, float]]] = {size: {} for size in models}
+        for (size, model), ((source, target), clips) in product(models.items(), speech.items()):
+            changed = under(clips, name)
+            results[size][f"{source}-{target}"] = evaluate(model, changed, source, target, hear)
+        by_condition[name] = results
+        if not options.json:
+            print(*([name] if options.condition else []), table(results), sep="\n")
+    print(json.dumps(by_condition if options.condition else by_condition["clean"]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,11 +15,12 @@ import tokenizers
 import torch
 
 from pipeline.config import SAMPLE_RATE, ModelConfig
-from pipeline.gemma.prompt import LANGUAGES, Prompt, PromptTemplate
+from pipeline.gemma.prompt import LANGUAGES, Prompt
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.training import engines, text, vocabulary
 from pipeline.training import recipe as recipes
 from pipeline.training.batches import Batcher
+from pipeline.training.companions import companions
 from pipeline.training.export import export, resume
 from pipeline.training.learner import Learner
 from pipeline.training.recipe import Recipe
@@ -36,15 +37,26 @@ MOST_HOURS = 220.0
 """Room for speech unless the command says otherwise: 25 GB."""
 
 
-def tokenizer_texts(pairs: Sequence[Pair]) -> list[str]:
-    """What the vocabulary is made from: the sentences, and the prompts often enough to be whole words."""
-    names = [LANGUAGES[code] for code in recipes.LANGUAGES]
+def tokenizer_texts(pairs: Sequence[Pair]) -> Iterator[str]:
+    """What the vocabulary is made from: the sentences, and the prompts often enough to be whole words.
+
+    Languages with little text come several times, so that they have their share of the tokens.
+    """
+    indices = text.by_language(pairs)
+    often = text.shares({language: len(own) for language, own in indices.items()})
+    weights = {language: often[language] / len(own) for language, own in indices.items()}
+    for language, own in indices.items():
+        for _ in range(round(weights[language] / min(weights.values()))):
+            for index in own:
+                yield f" {pairs[index].source}"
+                yield f" {pairs[index].target}"
+    names = [LANGUAGES[code] for code in (*indices, text.ENGLISH)]
     prompts = [
         f"user\n{recipes.INSTRUCTION.format(source=a, target=b)}\n\nmodel\n\n{b}:"
         for a in names
         for b in names
     ]
-    return [f" {side}" for pair in pairs for side in (pair.source, pair.target)] + prompts * 1000
+    yield from prompts * 1000
 
 
 def build(recipe: Recipe, tokenizer: tokenizers.Tokenizer) -> tuple[Learner, dict[str, Any], Prompt]:
@@ -55,19 +67,30 @@ def build(recipe: Recipe, tokenizer: tokenizers.Tokenizer) -> tuple[Learner, dic
         tokenizer: with as many text tokens as the recipe says.
     """
     raw = recipes.config(recipe, tokenizer.get_vocab(with_added_tokens=True))
-    learner = Learner(ModelConfig.from_dict(raw), dropout=recipe.dropout, smoothing=recipe.smoothing)
-    template = PromptTemplate(recipes.LANGUAGES, recipes.INSTRUCTION)
+    learner = Learner(
+        ModelConfig.from_dict(raw),
+        letters=len(text.alphabet(recipe.languages)),
+        dropout=recipe.dropout,
+        smoothing=recipe.smoothing,
+    )
     inner = type(tokenizer).from_str(tokenizer.to_str())
-    return learner, raw, Prompt(Tokenizer(inner), template)
+    return learner, raw, Prompt(Tokenizer(inner), recipes.template(recipe))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Synthesise and train; see docs/training.md."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.training", description=main.__doc__)
-    parser.add_argument("--text", type=Path, required=True, help="folder with split-{train,dev}.es-en.tsv.gz")
+    parser.add_argument("--text", type=Path, required=True, help="folder with split-{train,dev}.XX-en.tsv.gz")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument(
         "--speech", type=Path, required=True, help="folder for synthesised speech, a fast disk"
+    )
+    parser.add_argument(
+        "--languages",
+        type=lambda codes: codes.split(","),
+        default=Recipe().languages,
+        metavar="XX,XX",
+        help=f"of {','.join(text.LANGUAGES)}: English and others (default: es,en)",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1_000_000)
@@ -76,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--engines", nargs="+", choices=engines.ENGINES, help="whose voices speak; all of them"
+    )
+    parser.add_argument(
+        "--told", type=float, default=0.0, help="share of the batches to tell what was said before"
+    )
+    parser.add_argument(
+        "--coded", type=float, default=0.0, help="share of the sentences to send through Opus"
     )
     parser.add_argument("--chunks", type=int, help="chunks of speech to synthesise at most")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) - 3))
@@ -86,18 +115,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="the whole recipe, small enough for a CPU")
     options = parser.parse_args(argv)
 
+    others = [code for code in dict.fromkeys(options.languages) if code != text.ENGLISH]
+    if not others or not {text.ENGLISH, *others} <= {*options.languages} & {*text.LANGUAGES}:
+        parser.error(f"--languages: en and others of {','.join(text.LANGUAGES)}, parted by commas")
     recipe = recipes.TINY if options.tiny else Recipe()
+    recipe = recipes.speaking(recipe, (*others, text.ENGLISH))
     chunks = options.chunks or recipe.chunks
     recipe = replace(
         recipe,
         engines=tuple(options.engines or recipe.engines),
+        coded=options.coded,
+        told=options.told,
         chunks=chunks,
         first_chunks=min(recipe.first_chunks, chunks),
     )
-    mute = [code for code in recipes.LANGUAGES if not engines.training_voices(code, recipe.engines)]
+    mute = [code for code in recipe.languages if not engines.training_voices(code, recipe.engines)]
     if mute:
         parser.error(f"no voice of {', '.join(recipe.engines)} speaks {', '.join(mute)}")
-    missing = engines.missing_packages(recipe.engines)
+    missing = engines.missing_packages(recipe.engines, recipe.languages)
     if missing and not complete(options.speech, recipe.chunks):
         parser.error(
             f"not all voices of {', '.join(recipe.engines)} are installed; on Debian: "
@@ -108,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.backends.cudnn.allow_tf32 = True
     with joined(options.device) as (replicas, device):
         try:
-            pairs, _ = text.load(options.text, options.seed)
+            pairs, _ = text.load(options.text, recipe.languages, options.seed)
             replicas.shared(lambda: claim(options.speech, pairs, options.seed))
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
@@ -120,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             processes=options.processes,
             seed=options.seed,
             engines=recipe.engines,
+            coded=recipe.coded,
         )
         with in_background(making_speech) if replicas.first else nullcontext(_made_elsewhere) as making:
             _train(recipe, pairs, options, replicas=replicas, device=device, making=making)
@@ -158,6 +194,7 @@ def _train(
         (learner.compile_stem if device.type == "cuda" else learner.compile_blocks)()
     log(f"{len(pairs)} pairs; parameters {summary(learner)}")
     drawing = DRAWING_PROCESSES if device.type == "cuda" else 1
+    together = companions(pairs) if recipe.told else {}
     batchers = [
         Batcher(
             pairs,
@@ -166,10 +203,17 @@ def _train(
             buckets=recipe.buckets,
             seed=options.seed * 1000 + replicas.rank * drawing + process,
             unreadable=recipe.unreadable,
+            told=recipe.told,
+            companions=together,
             mask_id=tokenizer.get_vocab()[vocabulary.UNKNOWN],
         )
         for process in range(drawing)
     ]
+
+    def checkpoint(step: int) -> None:
+        if replicas.first:
+            export(learner, raw, tokenizer, recipes.template(recipe), options.out)
+
     hours = options.pool_hours or min(MOST_HOURS, recipe.chunks * HOURS_PER_CHUNK)
     steps = train(
         learner,
@@ -183,7 +227,7 @@ def _train(
         making=making,
         replicas=replicas,
         log=log,
-        checkpoint=lambda _: export(learner, raw, tokenizer, options.out) if replicas.first else None,
+        checkpoint=checkpoint,
     )
     log(f"trained for {steps} steps; checkpoint in {options.out}")
 

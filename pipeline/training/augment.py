@@ -123,12 +123,16 @@ def augment(speech: Tensor, generator: torch.Generator) -> Tensor:
     wave = wave * 10 ** (dice.uniform(-36, 0) / 20)
     clipped = (wave * dice.uniform(1.5, 5)).clamp(-0.9, 0.9)
     wave = torch.where(dice.some(0.04) & (wave.abs().amax(1, keepdim=True) > 0.3), clipped, wave)
-    compressed = torch.sign(wave) * torch.log1p(255 * wave.abs()) / math.log(256)
-    compressed = (compressed * 127).round() / 127
-    companded = torch.sign(compressed) * torch.expm1(compressed.abs() * math.log(256)) / 255
-    wave = torch.where(dice.some(0.08), companded, wave)
+    wave = torch.where(dice.some(0.08), companded(wave), wave)
     quantised: Tensor = (wave * 32_768).round() / 32_768
     return quantised
+
+
+def companded(wave: Tensor) -> Tensor:
+    """``wave`` in 8 bits of the mu-law (ITU-T G.711), at most 1 in magnitude."""
+    compressed = torch.sign(wave) * torch.log1p(255 * wave.abs()) / math.log(256)
+    compressed = (compressed * 127).round() / 127
+    return torch.sign(compressed) * torch.expm1(compressed.abs() * math.log(256)) / 255
 
 
 def _room(dice: _Dice, size: int) -> Tensor:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.training.foreign import CZECH, FINNISH
+from pipeline.training.foreign import CZECH, FINNISH, ITALIAN
 from pipeline.training.programs import MBROLA_FOLDER, FestivalVoice, ForeignVoice, MbrolaVoice, RhvoiceVoice
 from pipeline.training.respell import italian_spelling
+from pipeline.training.text import LANGUAGES
 from pipeline.training.voices import ACCENTS, EspeakVoice, FliteVoice, PicoVoice, Voice
 
 ENGINES = ("espeak-ng", "pico", "flite", "festival", "foreign", "rhvoice")
@@ -22,44 +24,72 @@ ENGINES = ("espeak-ng", "pico", "flite", "festival", "foreign", "rhvoice")
 
 _FESTIVAL_FOLDER = Path("/usr/share/festival/voices")
 _RHVOICE_FOLDER = Path("/usr/share/RHVoice/voices")
-_PACKAGES: dict[str, dict[str, str | Path]] = {
-    "espeak-ng": {"espeak-ng": "libespeak-ng.so.1"},
-    "pico": {"libttspico-utils": "libttspico.so.0"},
-    "flite": {"flite": "libflite.so.1"},
-    "festival": {
-        "festvox-kallpc16k": _FESTIVAL_FOLDER / "english/kal_diphone",
-        "festvox-kdlpc16k": _FESTIVAL_FOLDER / "english/ked_diphone",
-        "festvox-itapc16k": _FESTIVAL_FOLDER / "italian/pc_diphone",
-        "festvox-italp16k": _FESTIVAL_FOLDER / "italian/lp_diphone",
-    },
-    "foreign": {
-        "festvox-czech-ph": _FESTIVAL_FOLDER / "czech/czech_ph",
-        "festvox-czech-dita": _FESTIVAL_FOLDER / "czech/czech_dita",
-        "festvox-czech-machac": _FESTIVAL_FOLDER / "czech/czech_machac",
-        "festvox-czech-krb": _FESTIVAL_FOLDER / "czech/czech_krb",
-        "festvox-suopuhe-lj": _FESTIVAL_FOLDER / "finnish/suo_fi_lj_diphone",
-        "festvox-suopuhe-mv": _FESTIVAL_FOLDER / "finnish/hy_fi_mv_diphone",
-    },
-    "rhvoice": {
-        "rhvoice": Path("/usr/bin/RHVoice-test"),
-        "rhvoice-english": _RHVOICE_FOLDER / "alan",
-    },
-    "mbrola": {
-        f"mbrola-{voice}": MBROLA_FOLDER / voice / voice
-        for voice in ("us1", "us2", "us3", "en1", "es1", "es2", "mx1", "mx2", "vz1")
-    },
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A Debian package.
+
+    Args:
+        name: of it.
+        part: a library or a file of it that tells whether it is there.
+        languages: for whose voices it is needed.
+    """
+
+    name: str
+    part: str | Path
+    languages: Collection[str] = LANGUAGES
+
+
+_ROMANCE = ("es", "fr", "it", "pt")
+_PACKAGES: dict[str, tuple[_Package, ...]] = {
+    "espeak-ng": (_Package("espeak-ng", "libespeak-ng.so.1"),),
+    "pico": (_Package("libttspico-utils", "libttspico.so.0", ("es", "fr", "it", "en")),),
+    "flite": (_Package("flite", "libflite.so.1", ("en",)),),
+    "festival": (
+        _Package("festvox-kallpc16k", _FESTIVAL_FOLDER / "english/kal_diphone", ("en",)),
+        _Package("festvox-kdlpc16k", _FESTIVAL_FOLDER / "english/ked_diphone", ("en",)),
+        _Package("festvox-itapc16k", _FESTIVAL_FOLDER / "italian/pc_diphone", ("es", "it")),
+        _Package("festvox-italp16k", _FESTIVAL_FOLDER / "italian/lp_diphone", ("es", "it")),
+    ),
+    "foreign": (
+        *(
+            _Package(f"festvox-czech-{name}", _FESTIVAL_FOLDER / f"czech/czech_{name}", ("es", "it", "pt"))
+            for name in ("ph", "dita", "machac", "krb")
+        ),
+        _Package("festvox-suopuhe-lj", _FESTIVAL_FOLDER / "finnish/suo_fi_lj_diphone", _ROMANCE),
+        _Package("festvox-suopuhe-mv", _FESTIVAL_FOLDER / "finnish/hy_fi_mv_diphone", _ROMANCE),
+        _Package("festvox-itapc16k", _FESTIVAL_FOLDER / "italian/pc_diphone", ("pt",)),
+        _Package("festvox-italp16k", _FESTIVAL_FOLDER / "italian/lp_diphone", ("pt",)),
+    ),
+    "rhvoice": (
+        _Package("rhvoice", Path("/usr/bin/RHVoice-test"), ("en",)),
+        _Package("rhvoice-english", _RHVOICE_FOLDER / "alan", ("en",)),
+    ),
+    "mbrola": tuple(
+        _Package(f"mbrola-{voice}", MBROLA_FOLDER / voice / voice, (language,))
+        for language, voices in {
+            "en": ("us1", "us2", "us3", "en1"),
+            "es": ("es1", "es2", "mx1", "mx2", "vz1"),
+            "fr": ("fr1", "fr4"),
+            "it": ("it3", "it4"),
+            "pt": ("br1", "br4", "pt1"),
+        }.items()
+        for voice in voices
+    ),
 }
-"""Debian packages of each engine, with a library or a file of each that tells whether it is there."""
 
 
-def missing_packages(engines: Collection[str]) -> list[str]:
-    """Debian packages that have to be installed before ``engines`` can speak with all of their voices."""
-    return [
-        package
+def missing_packages(engines: Collection[str], languages: Collection[str]) -> list[str]:
+    """Debian packages to be installed before ``engines`` can speak ``languages`` with all of their voices."""
+    missing = [
+        package.name
         for engine in engines
-        for package, part in _PACKAGES[engine].items()
-        if not (part.exists() if isinstance(part, Path) else _loads(part))
+        for package in _PACKAGES[engine]
+        if set(package.languages) & set(languages)
+        and not (package.part.exists() if isinstance(package.part, Path) else _loads(package.part))
     ]
+    return list(dict.fromkeys(missing))
 
 
 def _loads(library: str) -> bool:
@@ -91,14 +121,27 @@ _FOREIGN = (
     ("czech_krb", CZECH, 160.0),
     ("suo_fi_lj_diphone", FINNISH, 180.0),
     ("hy_fi_mv_diphone", FINNISH, 100.0),
+    ("lp_diphone", ITALIAN, 180.0),
+    ("pc_diphone", ITALIAN, 110.0),
 )
-_DIPHONES = {"es": ("lp_diphone", "pc_diphone"), "en": ("kal_diphone", "ked_diphone")}
+_ITALIAN_DIPHONES = ("lp_diphone", "pc_diphone")
+_ENGLISH_DIPHONES = ("kal_diphone", "ked_diphone")
+
+
+def _foreign(language: str) -> list[Voice]:
+    """Voices of other languages that have phones for this one."""
+    return [
+        ForeignVoice(language, voice, phones[language], pitch)
+        for voice, phones, pitch in _FOREIGN
+        if language in phones
+    ]
 
 
 def training_voices(language: str, engines: Collection[str] = ENGINES) -> list[tuple[float, list[Voice]]]:
     """Voices in groups, each with its share of the training material; in a group every voice is as likely.
 
-    Spanish has few recorded speakers among the engines, so Italian ones read it too, in Italian spelling
+    Few languages have many recorded speakers among the engines, so those of others read them too
+    (:mod:`pipeline.training.foreign`), and Italian ones read Spanish, in Italian spelling
     (:mod:`pipeline.training.respell`): a Spanish speaker with an accent.
 
     Args:
@@ -113,14 +156,33 @@ def training_voices(language: str, engines: Collection[str] = ENGINES) -> list[t
             ("espeak-ng", 0.28, espeak),
             ("pico", 0.252, [PicoVoice("es", "es-ES")]),
             ("pico", 0.07, [PicoVoice("es", "it-IT", italian_spelling)]),
-            ("festival", 0.098, [FestivalVoice("es", voice, italian_spelling) for voice in _DIPHONES["es"]]),
-            ("foreign", 0.30, [ForeignVoice("es", *voice) for voice in _FOREIGN]),
+            (
+                "festival",
+                0.098,
+                [FestivalVoice("es", v, italian_spelling) for v in _ITALIAN_DIPHONES],
+            ),
+            ("foreign", 0.30, _foreign("es")),
+        ],
+        "fr": [
+            ("espeak-ng", 0.40, espeak),
+            ("pico", 0.35, [PicoVoice("fr", "fr-FR")]),
+            ("foreign", 0.25, _foreign("fr")),
+        ],
+        "it": [
+            ("espeak-ng", 0.25, espeak),
+            ("pico", 0.22, [PicoVoice("it", "it-IT")]),
+            ("festival", 0.28, [FestivalVoice("it", voice) for voice in _ITALIAN_DIPHONES]),
+            ("foreign", 0.25, _foreign("it")),
+        ],
+        "pt": [
+            ("espeak-ng", 0.50, espeak),
+            ("foreign", 0.50, _foreign("pt")),
         ],
         "en": [
             ("espeak-ng", 0.2368, espeak),
             ("pico", 0.2072, [PicoVoice("en", "en-US"), PicoVoice("en", "en-GB")]),
             ("flite", 0.1924, [FliteVoice("en", voice) for voice in _FLITE]),
-            ("festival", 0.1036, [FestivalVoice("en", voice) for voice in _DIPHONES["en"]]),
+            ("festival", 0.1036, [FestivalVoice("en", voice) for voice in _ENGLISH_DIPHONES]),
             ("rhvoice", 0.26, [RhvoiceVoice("en", voice) for voice in _RHVOICE]),
         ],
     }
@@ -129,21 +191,30 @@ def training_voices(language: str, engines: Collection[str] = ENGINES) -> list[t
 
 def held_out_voices(language: str) -> list[Voice]:
     """Voices never heard in training, of an engine that was."""
-    accents = {"es": ("es", "es-419"), "en": ("en-us", "en")}[language]
+    accents = ACCENTS[language][:2]
     return [EspeakVoice(language, f"{a}+{v}") for a in accents for v in sorted(HELD_OUT_VARIANTS)]
 
 
 _OPEN = (("^e/", "e"), ("^o/", "o"))
+_LATERAL = (*_OPEN, (r"^l\^", "l"))
+_YEISTA = (*_OPEN, (r"^l\^", "jj"))
+_CLOSE = (("^i/", "i"), ("^u/", "u"), ("^ts2", "ts"))
+_MBROLA: dict[str, tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]] = {
+    "en": (("us1", "us1", ()), ("us2", "us2", ()), ("us3", "us3", ()), ("en1", "en1", ())),
+    "es": (
+        ("es1", "es1", _LATERAL),
+        ("es2", "es1", _LATERAL),
+        ("mx1", "mx1", _YEISTA),
+        ("mx2", "mx1", _YEISTA),
+        ("vz1", "vz1", _LATERAL),
+    ),
+    "fr": (("fr1", "fr1", ()), ("fr4", "fr4", ())),
+    "it": (("it3", "it3", _CLOSE), ("it4", "it4", _CLOSE)),
+    "pt": (("br1", "br1", ()), ("br4", "br4", ()), ("pt1", "pt1", ())),
+}
+"""Voices by language, each with the voice of espeak-ng that it starts from and what is renamed."""
 
 
 def held_out_engine(language: str) -> list[Voice]:
     """The MBROLA voices."""
-    if language == "en":
-        return [MbrolaVoice("en", name, name) for name in ("us1", "us2", "us3", "en1")]
-    return [
-        MbrolaVoice("es", "es1", "es1", (*_OPEN, (r"^l\^", "l"))),
-        MbrolaVoice("es", "es2", "es1", (*_OPEN, (r"^l\^", "l"))),
-        MbrolaVoice("es", "mx1", "mx1", (*_OPEN, (r"^l\^", "jj"))),
-        MbrolaVoice("es", "mx2", "mx1", (*_OPEN, (r"^l\^", "jj"))),
-        MbrolaVoice("es", "vz1", "vz1", (*_OPEN, (r"^l\^", "l"))),
-    ]
+    return [MbrolaVoice(language, *voice) for voice in _MBROLA[language]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from pipeline.config import ModelConfig
+from pipeline.gemma.prompt import PromptTemplate
 from pipeline.training.learner import Learner
-from pipeline.training.recipe import INSTRUCTION, LANGUAGES
 
 _PREFIXES = {
     "audio_tower": "model.audio_tower",
@@ -47,13 +48,16 @@ def tensors(learner: Learner, raw: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in state.items()}
 
 
-def export(learner: Learner, raw: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
+def export(
+    learner: Learner, raw: dict[str, Any], tokenizer: Tokenizer, template: PromptTemplate, folder: Path
+) -> None:
     """Write ``config.json``, ``model.safetensors``, tokenizer and processor files and ``surtitle.json``.
 
     Args:
         learner: the model.
         raw: its ``config.json``.
         tokenizer: its tokenizer.
+        template: the prompt that it was trained with.
         folder: where; made if need be.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +83,7 @@ def export(learner: Learner, raw: dict[str, Any], tokenizer: Tokenizer, folder: 
             "feature_size": 128,
             "sampling_rate": 16_000,
         },
-        "surtitle.json": {"languages": list(LANGUAGES), "instruction": INSTRUCTION},
+        "surtitle.json": {name: value for name, value in dataclasses.asdict(template).items() if value},
     }
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,9 +1,10 @@
-"""Recorded voices of other languages read Spanish: espeak-ng's phonemes become phones that they have.
+"""Recorded voices of other languages read: espeak-ng's phonemes become phones that they have.
 
-Few Spanish speakers are among the engines, and a model that heard few voices understands few. Czech and
-Finnish have the five vowels of Spanish and its rolled r; what they lack becomes what their speakers would say
-instead. Phonemes and durations are those of espeak-ng (``docs/phonemes.md`` there), phones those of
-Festival's ``czech`` and ``suopuhe`` phone sets.
+Few speakers of Spanish and Portuguese are among the engines, and a model that heard few voices understands
+few. Czech, Finnish and Italian have the five vowels of Spanish and its rolled r; what they lack becomes what
+their speakers would say instead, nasal vowels a vowel and an n. French is for the Finnish voices alone: the
+others have no rounded front vowels. Phonemes and durations are those of espeak-ng
+(``docs/phonemes.md`` there), phones those of Festival's ``czech``, ``suopuhe`` and ``italian`` phone sets.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import Random
 
-PAUSES = frozenset({"_", "_:", "_!", "_^_"})
+PAUSES = frozenset({"_", "_:", "_!", "_|", "_^_"})
 _SHORTEST = 0.02
 
 _VOWELS = {"a": "a", "e": "e", "E": "e", "@": "e", "i": "i", "o": "o", "O": "o", "u": "u"}
 _SAME = {name: name for name in ("p", "t", "k", "b", "d", "g", "f", "s", "m", "n", "l", "r", "j")}
 
-CZECH: Mapping[str, str] = {
+_CZECH: Mapping[str, str] = {
     **_VOWELS,
     **_SAME,
     **{"B": "b", "D": "d", "Q": "g", "N": "n*", "n^": "n~", "l^": "j", "J^": "d~", "x": "ch", "T": "s"},
@@ -25,9 +26,7 @@ CZECH: Mapping[str, str] = {
     **{"dZ": "d~", "v": "v", "h": "h", "@-": ""},
     **{"aI": "a j", "eI": "e j", "oI": "o j", "aU": "a u", "eU": "e u"},
 }
-"""Phones of Festival's Czech voices by Spanish phoneme."""
-
-FINNISH: Mapping[str, str] = {
+_FINNISH: Mapping[str, str] = {
     **_VOWELS,
     **_SAME,
     **{"B": "v", "D": "d", "Q": "g", "N": "N", "n^": "n j", "l^": "l j", "J^": "j", "x": "h", "T": "s"},
@@ -35,7 +34,65 @@ FINNISH: Mapping[str, str] = {
     **{"dZ": "d j", "v": "v", "h": "h", "@-": ""},
     **{"aI": "a i", "eI": "e i", "oI": "o i", "aU": "a u", "eU": "e u"},
 }
-"""Phones of Festival's Finnish voices by Spanish phoneme."""
+_ITALIAN: Mapping[str, str] = {
+    **_VOWELS,
+    **_SAME,
+    **{"E": "E", "O": "O", "n^": "J", "l^": "L", "*": "r", ";": "j", "w": "w", "z": "z", "Z": "Z", "S": "S"},
+    **{"tS": "tS", "dZ": "dZ", "v": "v", "h": "r", "@-": ""},
+    **{"aI": "a j", "eI": "e j", "oI": "o j", "aU": "a w", "eU": "e w"},
+}
+_OF_ITALIAN = {"I": "i", "U": "u", "w2": "u", "d[": "d"}
+_OF_PORTUGUESE = {
+    **{"&": "a", "A": "a", "y": "i", "U": "u", "N": "n", "s#": "s", "r-": "r", "R": "r"},
+    **{"&~": "a n", "o~": "o n", "u~": "u n"},
+}
+
+CZECH: Mapping[str, Mapping[str, str]] = {
+    "es": _CZECH,
+    "it": {
+        **{
+            **_CZECH,
+            **_OF_ITALIAN,
+            "R": "r r",
+            "ss": "s s",
+            "l^": "l j",
+            "ts2": "c",
+            "dz": "dz",
+            "dZ": "dz~",
+        },
+    },
+    "pt": {
+        **{**_CZECH, **_OF_PORTUGUESE, "Z": "z~", "l^": "l j", "dZ": "dz~", "&U~": "a n u", "uI": "u j"},
+        **{"iU": "i u", "EI": "e j", "EU": "e u"},
+    },
+}
+"""Phones of Festival's Czech voices by the language that they read and its phoneme."""
+
+FINNISH: Mapping[str, Mapping[str, str]] = {
+    "es": _FINNISH,
+    "fr": {
+        **{**_FINNISH, "E": "@", "@": "7", "@-": "7", "y": "y", "Y": "7", "W": "7", "y-": "y", "a-": "a"},
+        **{"A~": "a n", "O~": "o n", "E~": "@ n", "W~": "7 n", "e-": "e", "I": "i", "z2": "s", "t2": "t"},
+        **{"p2": "p", "Z": "S"},
+    },
+    "it": {
+        **{**_FINNISH, **_OF_ITALIAN, "R": "r:", "ss": "s s", "ts2": "t s", "dz": "d s", "tS": "t S"},
+        **{"dZ": "d S"},
+    },
+    "pt": {
+        **{**_FINNISH, **_OF_PORTUGUESE, "Z": "S", "tS": "t S", "dZ": "d S", "&U~": "a n u", "uI": "u i"},
+        **{"iU": "i u", "EI": "e i", "EU": "e u"},
+    },
+}
+"""Phones of Festival's Finnish voices, see :data:`CZECH`."""
+
+ITALIAN: Mapping[str, Mapping[str, str]] = {
+    "pt": {
+        **{**_ITALIAN, **_OF_PORTUGUESE, "x": "r", "&U~": "a n w", "uI": "u j", "iU": "i w", "EI": "E j"},
+        **{"EU": "E w"},
+    },
+}
+"""Phones of Festival's Italian voices, see :data:`CZECH`."""
 
 
 def segments(
@@ -45,7 +102,7 @@ def segments(
 
     Args:
         phonemes: names and seconds, see :meth:`pipeline.training.libraries.Espeak.phonemes`.
-        phones: one of the tables above.
+        phones: of one language, from one of the tables above.
         pitch: of the voice, in Hz.
         random: what wavers.
 

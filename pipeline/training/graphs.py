@@ -46,7 +46,7 @@ class GraphedLearner:
             if key not in self._graphs and hear is not None:
                 with torch.no_grad():
                     inputs = (*inputs, hear(mel).requires_grad_())
-            part = partial(_Answering, audio_start=batch.audio_start, ffn_widths=ffn_widths)
+            part = partial(_Answering, ffn_widths=ffn_widths)
             answer = self._graph(key, part, self._answering_pool, *inputs)
         # Nothing is captured from here on: whatever takes part in a backward pass belongs to the stream that
         # it was made on, and a capture has one of its own.
@@ -79,14 +79,12 @@ class _Hearing(nn.Module):
 
 
 class _Answering(nn.Module):
-    def __init__(self, learner: Learner, audio_start: int, ffn_widths: Sequence[int] | None) -> None:
+    def __init__(self, learner: Learner, ffn_widths: Sequence[int] | None) -> None:
         super().__init__()
         self.learner = learner
-        self.audio_start, self.ffn_widths = audio_start, ffn_widths
+        self.ffn_widths = ffn_widths
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, labels: Tensor, frames: Tensor | None = None
     ) -> Tensor:
-        return self.learner.answer_loss(
-            frames, token_ids, positions, labels, audio_start=self.audio_start, ffn_widths=self.ffn_widths
-        )
+        return self.learner.answer_loss(frames, token_ids, positions, labels, ffn_widths=self.ffn_widths)

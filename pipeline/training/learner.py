@@ -18,7 +18,7 @@ from pipeline.gemma.ahead import array_to_device
 from pipeline.gemma.attention import Attention
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.layers import MLP
-from pipeline.training.batches import ALPHABET, Batch
+from pipeline.training.batches import Batch
 
 
 class Learner(nn.Module):
@@ -26,19 +26,22 @@ class Learner(nn.Module):
 
     Args:
         config: the model's.
+        letters: classes of the second loss beside its blank.
         dropout: share of values that fall out of the decoder's input, attention and feed-forward while it
             learns; the model itself has no dropout.
         smoothing: of the labels (Szegedy et al. 2016, section 7).
     """
 
-    def __init__(self, config: ModelConfig, *, dropout: float = 0.0, smoothing: float = 0.0) -> None:
+    def __init__(
+        self, config: ModelConfig, *, letters: int, dropout: float = 0.0, smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         self.dropout, self.smoothing = dropout, smoothing
         self.config = config
         self.audio_tower = AudioEncoder(config.audio)
         self.embed_audio = MultimodalEmbedder(config.audio, config.text.hidden_size)
         self.language_model = Decoder(config.text)
-        self.characters = nn.Linear(config.audio.hidden_size, len(ALPHABET) + 1)
+        self.characters = nn.Linear(config.audio.hidden_size, letters + 1)
         self._initialise()
         if dropout:
             for module in self.language_model.modules():
@@ -90,7 +93,6 @@ class Learner(nn.Module):
             batch.token_ids,
             batch.positions,
             batch.labels,
-            audio_start=batch.audio_start,
             ffn_widths=ffn_widths,
         )
         return answer, spelling
@@ -102,17 +104,15 @@ class Learner(nn.Module):
         positions: Tensor,
         labels: Tensor,
         *,
-        audio_start: int,
         ffn_widths: Sequence[int] | None,
     ) -> Tensor:
         """Mean cross-entropy of the answer's tokens.
 
         Args:
             frames: conformer frames, [B, T, hidden]; None for text alone.
-            token_ids: see :class:`DeviceBatch`, as the next three.
+            token_ids: see :class:`DeviceBatch`, as the next two.
             positions: see there.
             labels: see there.
-            audio_start: see there.
             ffn_widths: as for :meth:`forward`.
         """
         decoder, audio = self.language_model, self.config.audio
@@ -122,9 +122,10 @@ class Learner(nn.Module):
         embedded = torch.where(is_hard, hard.to(embedded.dtype), embedded)
         if frames is not None:
             soft = self.embed_audio(self.audio_tower.reduce(frames))
-            at = torch.arange(token_ids.shape[1], device=token_ids.device) - audio_start
-            spread = soft[:, at.clamp(0, soft.shape[1] - 1)]
             is_audio = (token_ids == self.config.audio_token_id).unsqueeze(-1)
+            # The first of a row's audio tokens stands for its first soft token, and so on.
+            at = (is_audio.cumsum(1) - 1).clamp(0, soft.shape[1] - 1)
+            spread = soft.gather(1, at.expand(-1, -1, soft.shape[2]))
             embedded = torch.where(is_audio, spread.to(embedded.dtype), embedded)
         device = token_ids.device.type
         if torch.is_autocast_enabled(device):
@@ -173,7 +174,6 @@ class DeviceBatch:
         token_ids: int64 [B, L].
         positions: those with a loss, in ``B * L``, int64 [n].
         labels: the id to predict at each of them, int64 [n]; -100 where there is none.
-        audio_start: position of the first audio soft token in every row.
         frames: conformer frames (40 ms) of each example's audio, int64 [B], on the CPU: lengths on the device
             would make the CTC loss wait for it.
         characters: CTC targets in a row, int64.
@@ -183,7 +183,6 @@ class DeviceBatch:
     token_ids: Tensor
     positions: Tensor
     labels: Tensor
-    audio_start: int
     frames: Tensor
     characters: Tensor
     character_counts: Tensor
@@ -208,7 +207,6 @@ class DeviceBatch:
             array_to_device(batch.token_ids, device),
             array_to_device(positions, device),
             array_to_device(labels, device),
-            batch.audio_start,
             torch.from_numpy(batch.samples // 640 + 1),
             array_to_device(batch.characters, device),
             torch.from_numpy(batch.character_counts),

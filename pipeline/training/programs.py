@@ -50,7 +50,7 @@ class ForeignVoice:
     Args:
         language: that it reads.
         voice: Festival's name.
-        phones: what it has for each phoneme, from :mod:`pipeline.training.foreign`.
+        phones: what it has for each phoneme of that language, from :mod:`pipeline.training.foreign`.
         pitch: of the speaker, in Hz.
     """
 
@@ -148,8 +148,8 @@ class RhvoiceVoice:
 class MbrolaVoice:
     """MBROLA over espeak-ng's phonemes: the held-out engine, for measuring only.
 
-    espeak-ng 1.51 leaves open vowels of its Spanish MBROLA tables untranslated and has the tables of
-    some voices wrong; every Spanish voice starts from the phonemes of ``base`` and is renamed.
+    espeak-ng 1.51 leaves phonemes of its Spanish and Italian MBROLA tables untranslated and has the tables of
+    some voices wrong; such a voice starts from the phonemes of ``base`` and is renamed.
     """
 
     language: str

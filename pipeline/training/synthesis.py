@@ -1,14 +1,16 @@
 """Sentences to speech, in parallel: numbered chunk files that training reads while later ones are made.
 
-A chunk is some sentences of one language read by one voice. Which sentences chunk *n* holds and who reads
-them, how fast and how high, depends on the text, the seed, the engines and *n* alone. The samples may differ
-a little from one making to the next: libraries' own noise goes on from one sentence to the next.
+A chunk is some sentences of one language read by one voice; their translations are in one language too.
+Which sentences chunk *n* holds and who reads them, how fast and how high, depends on the text, the seed, the
+engines and *n* alone. The samples may differ a little from one making to the next: libraries' own noise goes
+on from one sentence to the next.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -24,9 +26,10 @@ from types import FrameType
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.training.codecs import opus
 from pipeline.training.engines import ENGINES, training_voices
-from pipeline.training.text import Pair
-from pipeline.training.voices import Voice
+from pipeline.training.text import ENGLISH, Pair, by_language, shares
+from pipeline.training.voices import Speech, Voice
 
 CHUNK = 48
 """Sentences in a chunk."""
@@ -77,21 +80,35 @@ def chunk_path(folder: Path, index: int) -> Path:
     return folder / f"chunk-{index:06d}.npz"
 
 
-def plan(count: int, seed: int) -> Iterator[Item]:
-    """Endless chunks of ``count`` pairs; each pass reads every sentence once, that is, once per language."""
-    index = 0
+def plan(pairs: Sequence[Pair], seed: int) -> Iterator[Item]:
+    """Endless chunks of ``pairs``, by language and in either direction.
+
+    Each pass through the pairs of a language reads every sentence once, and each through their English reads
+    every translation once. Languages take turns by their shares (:func:`pipeline.training.text.shares`).
+    English is a side of all pairs, but not as hard to hear as all other languages together: it has as much as
+    the square root of their number of them has.
+    """
+    indices = by_language(pairs)
+    often = shares({language: len(own) for language, own in indices.items()})
+    streams, weights = [], []
+    for language, own in indices.items():
+        for spoken, weight in ((language, 1.0), (ENGLISH, len(indices) ** -0.5)):
+            streams.append(_passes(own, spoken, seed))
+            weights.append(often[language] * weight)
+    made = [0] * len(streams)
+    for index in itertools.count():
+        # Whoever is furthest behind its share; with equal shares, all in turn.
+        turn = min(range(len(streams)), key=lambda stream: made[stream] / weights[stream])
+        made[turn] += 1
+        yield (index, *next(streams[turn]))
+
+
+def _passes(indices: Sequence[int], language: str, seed: int) -> Iterator[tuple[str, list[int]]]:
     for epoch in itertools.count():
-        orders = {language: _order(count, (seed, epoch, language)) for language in ("es", "en")}
-        for start in range(0, count, CHUNK):
-            for language, order in orders.items():
-                yield index, language, order[start : start + CHUNK]
-                index += 1
-
-
-def _order(count: int, key: tuple[int, int, str]) -> list[int]:
-    order = list(range(count))
-    Random(repr(key)).shuffle(order)
-    return order
+        order = list(indices)
+        Random(repr((seed, epoch, language))).shuffle(order)
+        for start in range(0, len(order), CHUNK):
+            yield language, order[start : start + CHUNK]
 
 
 def draw_voice(language: str, random: Random, engines: Collection[str] = ENGINES) -> Voice:
@@ -102,9 +119,20 @@ def draw_voice(language: str, random: Random, engines: Collection[str] = ENGINES
 
 
 def speak_chunk(
-    pairs: Sequence[Pair], seed: int, item: Item, engines: Collection[str] = ENGINES
+    pairs: Sequence[Pair],
+    seed: int,
+    item: Item,
+    engines: Collection[str] = ENGINES,
+    coded: float = 0.0,
 ) -> tuple[int, Chunk]:
     """Make one chunk of :func:`plan`; sentences that the voice cannot say are left out of it.
+
+    Args:
+        pairs: the training text.
+        seed: of the voice and how it speaks.
+        item: of the plan.
+        engines: whose voices speak.
+        coded: share of the sentences that go through Opus.
 
     Raises:
         OSError: the engine or the voice is not installed.
@@ -112,15 +140,13 @@ def speak_chunk(
     index, language, sentences = item
     random = Random(f"{seed}-{index}")
     voice = draw_voice(language, random, engines)
-    texts = [pairs[i].source if language == "es" else pairs[i].target for i in sentences]
+    texts = [pairs[i].side(language) for i in sentences]
     spoken = [(i, s) for i, s in zip(sentences, voice.speak(texts, random), strict=True) if s is not None]
+    if coded:
+        spoken = [(i, _coded(s, random) if random.random() < coded else s) for i, s in spoken]
     ends = [
         speech.word_ends if len(speech.word_ends) == len(text.split()) else ()
-        for (_, speech), text in zip(
-            spoken,
-            (pairs[i].source if language == "es" else pairs[i].target for i, _ in spoken),
-            strict=True,
-        )
+        for (_, speech), text in zip(spoken, (pairs[i].side(language) for i, _ in spoken), strict=True)
     ]
     return index, Chunk(
         language,
@@ -133,6 +159,12 @@ def speak_chunk(
     )
 
 
+def _coded(speech: Speech, random: Random) -> Speech:
+    # From the worst that calls are reduced to, to what cannot be told from the original.
+    bits_per_second = round(math.exp(random.uniform(math.log(6_000), math.log(48_000))))
+    return Speech(opus(speech.pcm, bits_per_second), speech.word_ends)
+
+
 _pairs: Sequence[Pair] = ()
 
 
@@ -142,8 +174,8 @@ def _receive_pairs(pairs: Sequence[Pair]) -> None:
     _pairs = pairs
 
 
-def _make(folder: Path, seed: int, engines: Collection[str], item: Item) -> None:
-    index, chunk = speak_chunk(_pairs, seed, item, engines)
+def _make(folder: Path, seed: int, engines: Collection[str], coded: float, item: Item) -> None:
+    index, chunk = speak_chunk(_pairs, seed, item, engines, coded)
     chunk.save(chunk_path(folder, index))
 
 
@@ -177,6 +209,7 @@ def synthesise(
     processes: int,
     seed: int,
     engines: Collection[str] = ENGINES,
+    coded: float = 0.0,
 ) -> None:
     """Make the first chunks of the plan, those that are there already excepted.
 
@@ -187,20 +220,21 @@ def synthesise(
         processes: how many of them are made at a time.
         seed: of the plan, the voices and how they speak.
         engines: whose voices speak.
+        coded: share of the sentences that go through Opus.
 
     Raises:
         OSError: an engine or one of its voices is not installed.
     """
     todo = (
         item
-        for item in itertools.islice(plan(len(pairs), seed), chunks)
+        for item in itertools.islice(plan(pairs, seed), chunks)
         if not chunk_path(folder, item[0]).exists()
     )
     # The engines are C libraries with global state and their own threads: one process each, not forked.
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with context.Pool(processes, _receive_pairs, (pairs,)) as pool:
-        for _ in pool.imap_unordered(partial(_make, folder, seed, engines), todo):
+        for _ in pool.imap_unordered(partial(_make, folder, seed, engines, coded), todo):
             pass
 
 

@@ -18,6 +18,9 @@ from pipeline.training.libraries import Pcm
 
 ACCENTS = {
     "es": ("es", "es-419"),
+    "fr": ("fr", "fr-be", "fr-ch"),
+    "it": ("it",),
+    "pt": ("pt-br", "pt"),
     "en": ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029"),
 }
 """Of espeak-ng, by language."""

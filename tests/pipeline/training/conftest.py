@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,15 @@ from pipeline.gemma.prompt import Prompt
 from pipeline.training import augment, vocabulary
 from pipeline.training.__main__ import build, tokenizer_texts
 from pipeline.training.batches import Batch, Batcher, Bucket
+from pipeline.training.companions import companions
 from pipeline.training.learner import Learner
-from pipeline.training.recipe import TINY
+from pipeline.training.recipe import TINY, speaking
 from pipeline.training.synthesis import Chunk, chunk_path
 from pipeline.training.text import Pair, read_pairs
 from pipeline.training.train import heard
 
-HELD_OUT = Path(__file__).parents[3] / "benchmarks/data/heldout.es-en.tsv.gz"
+HELD_OUT = Path(__file__).parents[3] / "benchmarks/data"
+RECIPE = replace(speaking(TINY, ("es", "fr", "en")), told=0.3)
 CPU = torch.device("cpu")
 
 
@@ -36,9 +39,15 @@ class Built(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def pairs() -> list[Pair]:
-    """Five hundred sentences and their translations."""
-    return read_pairs(HELD_OUT)
+def spanish() -> list[Pair]:
+    """Five hundred Spanish sentences and their translations."""
+    return read_pairs(HELD_OUT / "heldout.es-en.tsv.gz", "es")
+
+
+@pytest.fixture(scope="session")
+def pairs(spanish: list[Pair]) -> list[Pair]:
+    """These, and three hundred French sentences with theirs."""
+    return spanish + read_pairs(HELD_OUT / "heldout.fr-en.tsv.gz", "fr")[:300]
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +55,8 @@ def built(pairs: list[Pair]) -> Built:
     """The tiny model, untrained, as it answers without dropout; leave it as it is."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tokenizer = vocabulary.train(tokenizer_texts(pairs), TINY.text_tokens)
-        learner, raw, prompt = build(TINY, tokenizer)
+        tokenizer = vocabulary.train(tokenizer_texts(pairs), RECIPE.text_tokens)
+        learner, raw, prompt = build(RECIPE, tokenizer)
         return Built(learner.eval(), raw, tokenizer, prompt)
 
 
@@ -58,11 +67,12 @@ def learner(built: Built) -> Learner:
 
 
 def batcher_of(
-    built: Built, pairs: Sequence[Pair], buckets: Sequence[Bucket] = TINY.buckets, seed: int = 3
+    built: Built, pairs: Sequence[Pair], buckets: Sequence[Bucket] = TINY.buckets, seed: int = 3, **more: Any
 ) -> Batcher:
     """Draws examples for the tiny model; knows no chunk yet."""
+    more |= {"companions": companions(pairs)} if more.get("told") else {}
     return Batcher(
-        pairs, built.prompt, audio_id=built.learner.config.audio_token_id, buckets=buckets, seed=seed
+        pairs, built.prompt, audio_id=built.learner.config.audio_token_id, buckets=buckets, seed=seed, **more
     )
 
 
@@ -94,7 +104,7 @@ def speech_of(texts: Sequence[str], random: np.random.Generator) -> tuple[list[i
 def made_up_chunk(pairs: Sequence[Pair], language: str, sentences: Sequence[int], seed: int = 0) -> Chunk:
     """A chunk of noise that claims to be ``sentences``, whose word ends are known."""
     random = np.random.default_rng(seed)
-    texts = [pairs[index].source if language == "es" else pairs[index].target for index in sentences]
+    texts = [pairs[index].side(language) for index in sentences]
     lengths, ends = speech_of(texts, random)
     return Chunk(
         language,
@@ -109,10 +119,10 @@ def made_up_chunk(pairs: Sequence[Pair], language: str, sentences: Sequence[int]
 
 @pytest.fixture(scope="session")
 def chunks(pairs: list[Pair]) -> list[Chunk]:
-    """Two chunks of each language, sixteen sentences each."""
+    """Spanish and French, and English that is to become either; sixteen sentences each."""
     return [
-        made_up_chunk(pairs, language, range(16 * number, 16 * number + 16), number)
-        for number, language in enumerate(["es", "en", "es", "en"])
+        made_up_chunk(pairs, language, range(first, first + 16), number)
+        for number, (language, first) in enumerate([("es", 0), ("en", 16), ("fr", 500), ("en", 516)])
     ]
 
 

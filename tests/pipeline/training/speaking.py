@@ -12,12 +12,15 @@ from pipeline.training.voices import Voice
 
 SENTENCES = {
     "es": ["Buenos días a todos.", 'Pregunta: "¿vamos (a casa)?".'],
+    "fr": ["Bonjour à tous.", 'Question : "on va (chez toi)\u202f?".'],
+    "it": ["Buongiorno a tutti.", 'Domanda: "andiamo (a casa)?".'],
+    "pt": ["Bom dia a todos.", 'Pergunta: "vamos (para casa)?".'],
     "en": ["Good morning.", 'He said "no".'],
 }
 
 
-def needs(engine: str) -> None:
-    missing = missing_packages([engine])
+def needs(engine: str, *languages: str) -> None:
+    missing = missing_packages([engine], languages)
     if missing:
         pytest.skip(f"{engine} is not installed (Debian: apt-get install {' '.join(missing)})")
 

@@ -36,7 +36,6 @@ def batch_of(examples: int, **pieces: list[float]) -> Batch:
         ),
         none,
         none,
-        0,
         none,
         none,
         none,
@@ -283,3 +282,12 @@ def test_gain_is_linear(pool):
     torch.testing.assert_close(
         augment.gather_speech(pool, half, 300, CPU), augment.gather_speech(pool, one, 300, CPU) / 2
     )
+
+
+def test_companding_is_finer_where_it_is_quiet():
+    loud, quiet = torch.linspace(0.5, 0.6, 100), torch.linspace(0.005, 0.006, 100)
+    errors = [(augment.companded(wave) - wave).abs().max().item() for wave in (loud, quiet)]
+
+    assert 0.005 < errors[0] < 0.02
+    assert errors[1] < errors[0] / 30
+    torch.testing.assert_close(augment.companded(-loud), -augment.companded(loud))

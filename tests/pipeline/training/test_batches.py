@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,11 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.gemma.prompt import CONTEXT_TOKENS
 from pipeline.speech import TAIL
-from pipeline.training.batches import ALPHABET, OTHER, Batch, Batcher, Bucket, soft_tokens, spelled
+from pipeline.training.batches import Batch, Batcher, Bucket, soft_tokens, spelled
 from pipeline.training.synthesis import Chunk
-from tests.pipeline.training.conftest import batcher_of
+from pipeline.training.text import alphabet
+from tests.pipeline.training.conftest import RECIPE, batcher_of
 
+LETTERS = alphabet(RECIPE.languages)
+DIRECTIONS = (("es", "en"), ("fr", "en"), ("en", "es"), ("en", "fr"))
 TEXT, SHORT, MEDIUM, LONG = range(4)
 BUCKETS = (
     Bucket(0.0, 12, 60, 0.25),
@@ -35,6 +40,8 @@ class Example:
     batch: Batch
     row: int
     language: str
+    named: str
+    target: str
     answer: list[int]
     learned: list[int]
     text: str
@@ -67,7 +74,7 @@ class Reader:
             ends = np.split(chunk.word_ends, np.cumsum(chunk.word_counts)[:-1])
             for sentence, length, words in zip(chunk.sentences, chunk.lengths, ends, strict=True):
                 pair = pairs[sentence]
-                self.said[start] = pair.source if chunk.language == "es" else pair.target
+                self.said[start] = pair.side(chunk.language)
                 self.samples[start] = int(length)
                 self.ends[start] = [int(end) for end in words]
                 start += int(length)
@@ -82,20 +89,24 @@ class Reader:
         ids, labels = batch.token_ids[row].tolist(), batch.labels[row]
         audio = [self.audio_id] * int(batch.tokens[row])
         heads = {
-            language: [*self.prompt.before_audio(language, other), *audio, *self.prompt.after_audio()]
-            for language, other in OTHER.items()
+            direction: [*self.prompt.before_audio(*direction), *audio, *self.prompt.after_audio()]
+            for direction in DIRECTIONS
         }
-        (language,) = (language for language, head in heads.items() if ids[: len(head)] == head)
-        first = len(heads[language])
+        (direction,) = (direction for direction, head in heads.items() if ids[: len(head)] == head)
+        first = len(heads[direction])
         places = np.flatnonzero(labels != -100)
         # The label of a position is the token behind it, and none of them is of the question.
         assert labels[places].tolist() == [ids[at + 1] for at in places]
         assert places.min() >= first - 1
         answer = ids[first : places.max() + 2]
         (pieces,) = np.nonzero(batch.piece_example == row)
-        return Example(
-            batch, row, language, answer, labels[places].tolist(), self.inner.decode(answer), pieces.tolist()
-        )
+        text = self.inner.decode(answer)
+        wanted = {"Spanish": "es", "French": "fr", "English": "en"}
+        label = text.partition("\n")[2].partition(":")[0]
+        # Of half a sentence and of noise, nothing says what they were to become.
+        target = wanted.get(label, direction[1])
+        learned = labels[places].tolist()
+        return Example(batch, row, *direction, target, answer, learned, text, pieces.tolist())
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +128,28 @@ def test_whole_utterances_are_transcribed_and_translated(batcher, reader):
     translations = {
         side: other for p in reader.pairs for side, other in ((p.source, p.target), (p.target, p.source))
     }
-    several = 0
+    several, directions = 0, Counter()
     for example in reader.examples([*draw(batcher, SHORT), *draw(batcher, MEDIUM), *draw(batcher, LONG)]):
         sentences = [reader.said[int(start)] for start in example.batch.piece_source[example.pieces]]
         if not sentences or example.transcript != " ".join(sentences):
             continue
         translation = " ".join(translations[sentence] for sentence in sentences)
-        target = OTHER[example.language]
+        target = example.target
         assert example.answer == reader.prompt.answer(example.transcript, target, translation)
         assert example.learned == example.answer
+        assert (example.language, target) in DIRECTIONS
+        directions[example.language, target] += 1
         several += len(sentences) > 1
     assert several > 10
+    assert directions.keys() == set(DIRECTIONS)
+
+
+def test_of_several_targets_the_instruction_may_name_another(batcher, reader):
+    """A stream with several has one instruction and a translation for each."""
+    examples = [example for example in reader.examples(draw(batcher, TEXT, 30)) if example.language == "en"]
+    others = [example for example in examples if example.named != example.target]
+
+    assert 0.05 < len(others) / len(examples) < 0.3
 
 
 def test_of_a_cut_utterance_the_words_and_their_end_are_learned(batcher, reader):
@@ -141,7 +163,7 @@ def test_of_a_cut_utterance_the_words_and_their_end_are_learned(batcher, reader)
         if example.batch.piece_samples[last] == reader.samples[starts[-1]]:
             continue
         cuts += 1
-        newline = reader.prompt.translation_label(OTHER[example.language])[0]
+        newline = reader.prompt.translation_label("en")[0]
         assert example.learned == [*reader.prompt.words(example.transcript), newline]
         # It was cut where a word ends, give or take 75 ms, and nothing follows.
         kept = len(example.transcript.split()) - sum(len(sentence.split()) for sentence in whole)
@@ -160,10 +182,10 @@ def test_noise_is_answered_with_nothing(batcher, reader):
 
     assert 2 < len(noises) < 40
     for example in noises:
-        assert example.learned == example.answer == reader.prompt.answer("", OTHER[example.language], "")
+        assert example.learned == example.answer == reader.prompt.answer("", "en", "")
         assert example.batch.character_counts[example.row] == 0
         assert example.batch.tokens[example.row] > 0
-    assert {example.language for example in noises} == {"es", "en"}
+    assert {example.language for example in noises} == {"es", "fr", "en"}
 
 
 def test_of_text_without_audio_the_translation_alone_is_learned(batcher, reader):
@@ -171,7 +193,7 @@ def test_of_text_without_audio_the_translation_alone_is_learned(batcher, reader)
     languages = set()
     for example in reader.examples(draw(batcher, TEXT, 3)):
         said, meant = example.text.split("\n")
-        label = reader.prompt.translation_label(OTHER[example.language])
+        label = reader.prompt.translation_label(example.target)
         assert (said.strip(), meant.split(": ", 1)[1]) in pairs
         assert reader.audio_id not in example.batch.token_ids[example.row]
         assert example.learned == [
@@ -179,8 +201,8 @@ def test_of_text_without_audio_the_translation_alone_is_learned(batcher, reader)
             *reader.prompt.words(meant.split(": ", 1)[1]),
             *reader.prompt.answer("", "es", ""),
         ]
-        languages.add(example.language)
-    assert languages == {"es", "en"}
+        languages.add((example.language, example.target))
+    assert languages == set(DIRECTIONS)
 
 
 @pytest.mark.parametrize("index", [SHORT, MEDIUM, LONG])
@@ -201,7 +223,7 @@ def test_pieces_lie_behind_each_other_in_the_pool_and_in_the_example(batcher, re
 
 
 def test_rows_are_as_wide_as_the_bucket_says(batcher, built):
-    question = max(len(built.prompt.before_audio(a, b)) for a, b in OTHER.items()) + len(
+    question = max(len(built.prompt.before_audio(a, b)) for a, b in DIRECTIONS) + len(
         built.prompt.after_audio()
     )
     for index, bucket in enumerate(BUCKETS):
@@ -211,36 +233,28 @@ def test_rows_are_as_wide_as_the_bucket_says(batcher, built):
         assert (batch.labels != -100).sum(1).max() <= bucket.answer
 
 
-def test_audio_starts_where_the_batch_says(batcher, built):
-    for index in (SHORT, LONG):
-        batch = batcher.batch(index)
-        for row, count in enumerate(batch.tokens):
-            places = np.flatnonzero(batch.token_ids[row] == built.learner.config.audio_token_id)
-            np.testing.assert_array_equal(places, batch.audio_start + np.arange(count))
-
-
 def test_characters_are_those_of_the_transcript(batcher, reader):
     batch = batcher.batch(MEDIUM)
     ends = np.cumsum(batch.character_counts)
     for example, characters in zip(
         reader.examples([batch]), np.split(batch.characters, ends[:-1]), strict=True
     ):
-        assert characters.tolist() == spelled(example.transcript)
+        assert characters.tolist() == spelled(example.transcript, LETTERS)
     assert ends[-1] == len(batch.characters)
 
 
 @given(st.text())
 def test_spelling_keeps_letters_and_single_spaces(text: str):
-    written = "".join(ALPHABET[character - 1] for character in spelled(text))
+    written = "".join(LETTERS[character - 1] for character in spelled(text, LETTERS))
 
     assert written == " ".join(written.split())
-    assert spelled(written) == spelled(text)
+    assert spelled(written, LETTERS) == spelled(text, LETTERS)
 
 
 def test_spelling_is_what_is_heard():
     assert (
-        "".join(ALPHABET[character - 1] for character in spelled("¿Qué -- dijo Ñandú-2?"))
-        == "qué dijo ñandú 2"
+        "".join(LETTERS[character - 1] for character in spelled("¿Qué -- dijo Ñandú-2, cœur ?", LETTERS))
+        == "qué dijo ñandú 2 cœur"
     )
 
 
@@ -283,13 +297,53 @@ def test_some_answers_are_hard_to_read_and_all_of_them_are_learned(built, pairs,
     hidden, answered = batch.token_ids[:, 1:] == mask, batch.labels[:, :-1] != -100
     spoiled = hidden.any(1)
 
-    assert not hidden[:, : batch.audio_start].any()
+    assert not (hidden & (np.cumsum(answered, 1) == 0)).any()
     np.testing.assert_array_equal(
         batch.token_ids[:, 1:][answered & ~hidden], batch.labels[:, :-1][answered & ~hidden]
     )
     assert (batch.labels != mask).all()
     assert spoiled.mean() == pytest.approx(0.5, abs=0.12)
     assert hidden[spoiled].sum() / answered[spoiled].sum() == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_some_batches_are_told_what_was_said_before(built, pairs, chunks):
+    """In the form and the room that a stream has for it, and with words that come again."""
+    batcher = batcher_of(built, pairs, BUCKETS, told=0.5)
+    batcher.add(chunks[0], 0)
+    plain = batcher_of(built, pairs, BUCKETS)
+    plain.add(chunks[0], 0)
+    audio_id, prompt = built.learner.config.audio_token_id, built.prompt
+    usual = plain.batch(SHORT).token_ids.shape[1]
+    heads = {direction: prompt.before_audio(*direction) for direction in DIRECTIONS}
+    tail = prompt.before_audio("es", "en", [audio_id])[-2:]
+    told, texts = 0, []
+    for batch in draw(batcher, SHORT, 20):
+        if batch.token_ids.shape[1] == usual:
+            continue
+        told += 1
+        assert batch.token_ids.shape[1] == usual + CONTEXT_TOKENS
+        for ids, labels, count in zip(batch.token_ids.tolist(), batch.labels, batch.tokens, strict=True):
+            first = ids.index(audio_id)
+            assert ids[first : first + count] == [audio_id] * int(count)
+            assert ids[first - 2 : first] == tail
+            (head,) = (head[:-2] for head in heads.values() if ids[: len(head) - 2] == head[:-2])
+            assert 0 < first - 2 - len(head) <= CONTEXT_TOKENS
+            texts.append(prompt._tokenizer.decode(ids[len(head) : first - 2]))
+            assert np.flatnonzero(labels != -100).min() > first + count
+
+    assert 3 < told < 17
+    # Some are told a name besides, before the sentences.
+    assert any(text.startswith("\nSaid before: Tom ") for text in texts)
+    sentences = {pair.source for pair in pairs if pair.language == "es"}
+    assert all(text.startswith("\nSaid before: ") for text in texts)
+    # Of at least some the whole sentence is one of the language's.
+    assert len({text.removeprefix("\nSaid before: ") for text in texts} & sentences) > 3
+
+
+def test_text_without_audio_is_told_nothing(built, pairs):
+    told, plain = (batcher_of(built, pairs, BUCKETS, told=share).batch(TEXT) for share in (1.0, 0.0))
+
+    np.testing.assert_array_equal(told.token_ids, plain.token_ids)
 
 
 def test_new_chunks_are_drawn_from(built, pairs, chunks):

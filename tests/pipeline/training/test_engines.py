@@ -15,10 +15,11 @@ from pipeline.training.engines import (
     training_voices,
 )
 from pipeline.training.programs import FestivalVoice, ForeignVoice, MbrolaVoice, RhvoiceVoice
+from pipeline.training.text import LANGUAGES
 from pipeline.training.voices import EspeakVoice, FliteVoice, PicoVoice
 
 
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_held_out_voices_never_train(language: str):
     training = [voice for _, voices in training_voices(language) for voice in voices]
     held_out = held_out_voices(language)
@@ -30,7 +31,7 @@ def test_held_out_voices_never_train(language: str):
     ]
 
 
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_held_out_engine_never_trains(language: str):
     """MBROLA's terms would not allow it."""
     assert "mbrola" not in ENGINES
@@ -38,7 +39,7 @@ def test_the_held_out_engine_never_trains(language: str):
     assert not [v for _, voices in training_voices(language) for v in voices if isinstance(v, MbrolaVoice)]
 
 
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_shares_are_shares_of_the_whole(language: str):
     groups = training_voices(language)
 
@@ -54,7 +55,7 @@ def test_engines_can_be_left_out():
     assert kinds.keys() == set(ENGINES)
     for engine, kind in kinds.items():
         voices = [
-            v for language in ("es", "en") for _, group in training_voices(language, [engine]) for v in group
+            v for language in LANGUAGES for _, group in training_voices(language, [engine]) for v in group
         ]
         assert voices
         assert all(isinstance(voice, kind) for voice in voices)
@@ -68,10 +69,19 @@ def test_packages_of_engines_that_are_not_installed_are_named(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", fail)
     monkeypatch.setattr("pathlib.Path.exists", lambda path: "ked" in str(path))
 
-    assert missing_packages(["espeak-ng"]) == ["espeak-ng"]
-    assert missing_packages(["pico", "flite"]) == ["libttspico-utils", "flite"]
-    assert missing_packages(["festival"]) == [
-        "festvox-kallpc16k",
-        "festvox-itapc16k",
-        "festvox-italp16k",
+    assert missing_packages(["espeak-ng"], ["pt"]) == ["espeak-ng"]
+    assert missing_packages(["pico", "flite"], ["es", "en"]) == ["libttspico-utils", "flite"]
+    assert missing_packages(["festival"], ["en"]) == ["festvox-kallpc16k"]
+    italian = ["festvox-itapc16k", "festvox-italp16k"]
+    assert missing_packages(["festival"], ["en", "es"]) == ["festvox-kallpc16k", *italian]
+    assert missing_packages(["festival", "foreign"], ["it", "pt"])[-2:] == [
+        "festvox-suopuhe-lj",
+        "festvox-suopuhe-mv",
     ]
+
+
+def test_nobody_needs_the_voices_of_other_languages(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.exists", lambda path: False)
+
+    assert missing_packages(["mbrola"], ["pt"]) == ["mbrola-br1", "mbrola-br4", "mbrola-pt1"]
+    assert missing_packages(["flite", "rhvoice"], ["fr"]) == []

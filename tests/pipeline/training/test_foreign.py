@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.training.foreign import CZECH, FINNISH, segments
+from pipeline.training.foreign import CZECH, FINNISH, ITALIAN, PAUSES, segments
 from pipeline.training.libraries import espeak
+from pipeline.training.voices import ACCENTS
+from tests.pipeline.training.speaking import needs
 
-TABLES = {"czech": CZECH, "finnish": FINNISH}
+TABLES = {
+    f"{name} reads {language}": (language, phones)
+    for name, readable in (("czech", CZECH), ("finnish", FINNISH), ("italian", ITALIAN))
+    for language, phones in readable.items()
+}
+TEXTS = {
+    "es": "¿Dónde está la niña? El rey Carlos llegó en guerra cuando yo tenía cincuenta años; jugábamos al "
+    "ajedrez, y hacía muchísimo viento. Hay aire en Europa, oigo ciudad, doy agua, reina, cuidado, show.",
+    "fr": "Où est la petite fille ? Un bon vin blanc, mais l'huile et les yeux me plaisent beaucoup ; "
+    "je cherche la montagne, le cœur, la lune, deux œufs, une guerre, le château, trois zèbres.",
+    "it": "Dov'è la bambina? Gli gnomi più belli escono dalla zuppa, perché la ragazza è qui; la sciarpa sa "
+    "di mezzogiorno, il cielo e la giacca, l'aglio, il cuore, la guerra, lo sbaglio, quindici banchi.",
+    "pt": "Onde estão as coisas da menina? Amanhã o irmão da senhora vai chegar com muito vinho e pão; jogar "
+    "e ganhar, o filho, a guerra, o carro, dez ruas, as mãos, os leões, o céu, viu, hoje, tia, dia, Brasil.",
+}
 Said = list[tuple[str, float, float, float]]
 
 
@@ -25,8 +43,8 @@ def said(scheme: str) -> Said:
 @pytest.mark.parametrize("table", TABLES)
 @given(data=st.data(), pitch=st.floats(80, 250), seed=st.integers())
 def test_phones_follow_the_phonemes(table: str, data: st.DataObject, pitch: float, seed: int):
-    phones = TABLES[table]
-    lengths = st.floats(0.04, 0.4)
+    _, phones = TABLES[table]
+    lengths = st.floats(0.07, 0.4)
     phonemes = data.draw(
         st.lists(st.tuples(st.sampled_from([*phones, "_", "_:"]), lengths), min_size=1, max_size=30)
     )
@@ -43,18 +61,40 @@ def test_phones_follow_the_phonemes(table: str, data: st.DataObject, pitch: floa
 
 
 def test_a_phoneme_without_a_phone_is_refused():
-    assert segments([("a", 0.1), ("click", 0.1)], CZECH, 100.0, Random(0)) is None
+    assert segments([("a", 0.1), ("click", 0.1)], CZECH["es"], 100.0, Random(0)) is None
 
 
 @pytest.mark.usefixtures("espeak_ng")
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("accent", ["es", "es-419"])
-def test_spanish_is_covered(table: str, accent: str):
-    text = (
-        "¿Dónde está la niña? El rey Carlos llegó en guerra cuando yo tenía cincuenta años; jugábamos al "
-        "ajedrez, y hacía muchísimo viento. Hay aire en Europa, oigo ciudad, doy agua, reina, cuidado, show."
-    )
+def test_languages_are_covered(table: str):
+    language, phones = TABLES[table]
+    for accent in ACCENTS[language]:
+        phonemes = espeak().phonemes(TEXTS[language], accent, rate=150)
+        assert len(phonemes) > 100
+        assert not {name for name, _ in phonemes} - PAUSES - phones.keys(), accent
+        assert segments(phonemes, phones, 100.0, Random(0)) is not None
 
-    phonemes = espeak().phonemes(text, accent, rate=150)
-    assert len(phonemes) > 130
-    assert segments(phonemes, TABLES[table], 100.0, Random(0)) is not None
+
+@pytest.mark.parametrize(
+    ("name", "voice"),
+    [("czech", "czech_ph"), ("finnish", "suo_fi_lj_diphone"), ("italian", "pc_diphone")],
+)
+def test_the_voices_have_these_phones(name: str, voice: str, tmp_path: Path):
+    needs("foreign", "pt")
+    script = tmp_path / "phones.scm"
+    script.write_text(
+        f"(voice_{voice}) (print (mapcar car (cadr (assoc 'phones (PhoneSet.description nil)))))"
+    )
+    printed = subprocess.run(
+        ["festival", "--batch", script], capture_output=True, text=True, check=True
+    ).stdout
+    wanted = {
+        phone
+        for table, (_, phones) in TABLES.items()
+        if table.startswith(name)
+        for spoken in phones.values()
+        for phone in spoken.split()
+    }
+
+    assert len(wanted) > 20
+    assert wanted <= set(printed.strip("()\n ").split())

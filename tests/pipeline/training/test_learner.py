@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.training.batches import ALPHABET, Batch
+from pipeline.training.batches import Batch
 from pipeline.training.learner import DeviceBatch, Learner
 from pipeline.training.recipe import TINY
 from tests.pipeline.training.conftest import CPU, batcher_of, some_batch
@@ -54,7 +54,6 @@ def test_spelling_is_the_probability_of_all_paths(built):
     targets, lengths = [[3, 3, 7], [], [5, 1, 5, 5]], [9, 12, 40]
     batch: Any = DeviceBatch(
         *[torch.zeros(0)] * 3,
-        0,
         torch.tensor(lengths),
         torch.tensor([character for target in targets for character in target]),
         torch.tensor([len(target) for target in targets]),
@@ -74,21 +73,19 @@ def test_spelling_is_the_probability_of_all_paths(built):
 def test_a_spelling_longer_than_its_speech_is_left_out(built):
     """No path spells it: its loss would be infinite."""
     frames = torch.randn(1, 3, built.learner.config.audio.hidden_size)
-    batch: Any = DeviceBatch(
-        *[torch.zeros(0)] * 3, 0, torch.tensor([3]), torch.arange(1, 6), torch.tensor([5])
-    )
+    batch: Any = DeviceBatch(*[torch.zeros(0)] * 3, torch.tensor([3]), torch.arange(1, 6), torch.tensor([5]))
     with torch.no_grad():
         assert built.learner.spelling_loss(frames, batch) == 0
 
 
-def logits(learner: Learner, ids: list[int], mel: Tensor, audio_start: int) -> Tensor:
+def logits(learner: Learner, ids: list[int], mel: Tensor) -> Tensor:
     """Of one example, its soft tokens put between its tokens one by one."""
     audio = learner.config.audio
     soft = learner.embed_audio(learner.audio_tower(mel[None]))[0] if len(mel) else mel
-    embedded = []
-    for position, token in enumerate(ids):
+    embedded, following = [], iter(soft)
+    for token in ids:
         if token == learner.config.audio_token_id:
-            embedded.append(soft[position - audio_start])
+            embedded.append(next(following))
         elif token >= audio.vocab_offset:
             embedded.append(learner.embed_audio.hard(torch.tensor([token]))[0])
         else:
@@ -111,7 +108,7 @@ def test_the_answer_costs_the_mean_of_what_its_tokens_were_worth(
     with torch.no_grad():
         loss, _ = learner(mel, DeviceBatch.of(batch, CPU), None)
         for row, (ids, labels) in enumerate(zip(batch.token_ids, batch.labels, strict=True)):
-            likely = logits(learner, ids.tolist(), mel[row], batch.audio_start).log_softmax(-1)
+            likely = logits(learner, ids.tolist(), mel[row]).log_softmax(-1)
             for at in np.flatnonzero(labels != -100):
                 known, guessed = likely[at, labels[at]], likely[at].mean()
                 costs.append(-(1 - smoothing) * known - smoothing * guessed)
@@ -156,7 +153,7 @@ def test_an_untrained_model_knows_nothing(built, speech):
         answer, spelling = built.learner(mel, DeviceBatch.of(batch, CPU), None)
 
     assert answer.item() == pytest.approx(math.log(built.learner.config.text.vocab_size), rel=0.25)
-    assert math.log(len(ALPHABET) + 1) < spelling.item() < 50
+    assert math.log(built.learner.characters.out_features) < spelling.item() < 50
 
 
 def test_the_half_model_learns_in_the_leading_units(learner, text):
@@ -219,7 +216,9 @@ def test_values_drop_out_in_training_alone(built, learner, text):
     with torch.no_grad():
         learning = [learner.train()(mel, there, None)[0].item() for _ in range(3)]
         answering = [learner.eval()(mel, there, None)[0].item() for _ in range(2)]
-        plain = Learner(learner.config, smoothing=learner.smoothing).train()
+        plain = Learner(
+            learner.config, letters=learner.characters.out_features - 1, smoothing=learner.smoothing
+        ).train()
         plain.load_state_dict(learner.state_dict())
         without = plain(mel, there, None)[0].item()
 

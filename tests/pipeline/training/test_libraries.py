@@ -13,7 +13,7 @@ from pipeline.training.engines import missing_packages
 
 @pytest.fixture
 def pico() -> libraries.Pico:
-    missing = missing_packages(["pico"])
+    missing = missing_packages(["pico"], ["es", "en"])
     if missing:
         pytest.skip(f"SVOX Pico is not installed (Debian, non-free: apt-get install {' '.join(missing)})")
     return libraries.pico("es-ES")
@@ -21,7 +21,7 @@ def pico() -> libraries.Pico:
 
 @pytest.fixture
 def flite() -> libraries.Flite:
-    missing = missing_packages(["flite"])
+    missing = missing_packages(["flite"], ["en"])
     if missing:
         pytest.skip(f"flite is not installed (Debian: apt-get install {' '.join(missing)})")
     return libraries.flite("cmu_us_slt")

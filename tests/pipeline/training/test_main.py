@@ -26,9 +26,11 @@ ROOT = Path(__file__).parents[3]
 def text(pairs: list[Pair], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the recipe asks for, with little in it."""
     folder = tmp_path_factory.mktemp("text")
-    for name, some in (("split-dev", pairs[:40]), ("split-train", pairs[40:])):
-        with gzip.open(folder / f"{name}.es-en.tsv.gz", "wt", encoding="utf-8") as file:
-            file.writelines(f"{pair.source}\t{pair.target}\n" for pair in some)
+    for language in ("es", "fr"):
+        own = [pair for pair in pairs if pair.language == language]
+        for name, some in (("split-dev", own[:40]), ("split-train", own[40:])):
+            with gzip.open(folder / f"{name}.{language}-en.tsv.gz", "wt", encoding="utf-8") as file:
+                file.writelines(f"{pair.source}\t{pair.target}\n" for pair in some)
     return folder
 
 
@@ -51,7 +53,8 @@ def losses(output: str, name: str) -> list[float]:
 def test_the_tiny_recipe_makes_a_model_that_runs(text: Path, tmp_path: Path, recording: Path, capsys):
     """Of the first step the log has the loss itself, which with this seed is one of speech; then means."""
     out, speech = tmp_path / "model", tmp_path / "speech"
-    common = ("--tiny", "--text", text, "--speech", speech, "--device", "cpu", "--seed", 2)
+    common = ("--tiny", "--languages", "es,fr,en", "--told", 0.1, "--text", text)
+    common = (*common, "--speech", speech, "--device", "cpu", "--seed", 2)
     done = run(*common, "--out", out, "--chunks", 6, "--steps", 100)
 
     assert done.returncode == 0, done.stderr
@@ -64,6 +67,8 @@ def test_the_tiny_recipe_makes_a_model_that_runs(text: Path, tmp_path: Path, rec
     assert answer < mean, done.stdout
 
     model = Gemma3n.from_pretrained(out)
+    assert model.languages == ("es", "fr", "en")
+    assert model.prompt.takes_context
     stream = Stream(model, "es", ["en"], AudioFormat("pcm_f32le"))
     events = [*stream.feed(read_audio(recording)[: 6 * 16_000].tobytes()), *stream.close()]
     assert events[-1].type == "done"
@@ -93,10 +98,17 @@ def test_engines_that_are_not_installed_are_named(text, tmp_path, capsys, monkey
     assert not (tmp_path / "speech").exists()
 
 
-def test_engines_must_speak_both_languages(text, tmp_path, capsys):
+def test_engines_must_speak_every_language(text, tmp_path, capsys):
     arguments = ("--text", text, "--speech", tmp_path, "--out", tmp_path, "--engines", "flite")
 
     assert "no voice of flite speaks es" in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize("languages", ["en", "es", "es,fr", "es,xx,en"])
+def test_languages_are_english_and_others(languages: str, tmp_path, capsys):
+    arguments = ("--languages", languages, "--text", tmp_path, "--speech", tmp_path, "--out", tmp_path)
+
+    assert "--languages: en and others of es,fr,it,pt,en" in refusal(capsys, *arguments)
 
 
 def test_missing_text_is_named(tmp_path, capsys):

@@ -11,21 +11,22 @@ import pytest
 from pipeline.training.engines import held_out_engine, training_voices
 from pipeline.training.foreign import FINNISH
 from pipeline.training.programs import ForeignVoice
+from pipeline.training.text import LANGUAGES
 from tests.pipeline.training.speaking import check, needs
 
 
 @pytest.mark.usefixtures("espeak_ng")
 @pytest.mark.parametrize("engine", ["festival", "foreign", "rhvoice"])
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_voices_speak(language: str, engine: str):
-    needs(engine)
+    needs(engine, language)
     for _, voices in training_voices(language, [engine]):
         for voice in voices:
             check(voice)
 
 
 def test_festival_reads_what_can_be_spelled():
-    needs("festival")
+    needs("festival", "es")
     (voice,) = [
         voice
         for _, voices in training_voices("es")
@@ -40,8 +41,8 @@ def test_festival_reads_what_can_be_spelled():
 
 @pytest.mark.usefixtures("espeak_ng")
 def test_a_foreign_voice_takes_as_long_as_espeak():
-    needs("foreign")
-    voice = ForeignVoice("es", "suo_fi_lj_diphone", FINNISH, 180.0)
+    needs("foreign", "es")
+    voice = ForeignVoice("es", "suo_fi_lj_diphone", FINNISH["es"], 180.0)
     short, long = voice.speak(["Vamos a casa.", "Vamos a casa porque mañana será otro día."], Random(0))
 
     assert 0.5 < len(short.pcm) / 16_000 < 1.6
@@ -50,7 +51,7 @@ def test_a_foreign_voice_takes_as_long_as_espeak():
 
 @pytest.mark.usefixtures("espeak_ng")
 def test_a_foreign_voice_leaves_out_what_it_has_no_phones_for():
-    needs("foreign")
+    needs("foreign", "es")
     voice = ForeignVoice("es", "suo_fi_lj_diphone", {"a": "a", "l": "l"}, 180.0)
     refused, said = voice.speak(["El jefe.", "Ala."], Random(0))
 
@@ -59,9 +60,9 @@ def test_a_foreign_voice_leaves_out_what_it_has_no_phones_for():
 
 
 @pytest.mark.usefixtures("espeak_ng")
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_voices_of_the_held_out_engine_speak(language: str):
-    needs("mbrola")
+    needs("mbrola", language)
     if shutil.which("mbrola") is None:
         pytest.skip("mbrola is not installed (Debian, contrib: apt-get install mbrola)")
     for voice in held_out_engine(language):

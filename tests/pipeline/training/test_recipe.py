@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
+from pipeline.cli import NANO
 from pipeline.config import ModelConfig, StreamConfig
+from pipeline.gemma.prompt import PromptTemplate
 from pipeline.layout import slice_config
 from pipeline.training import recipe as recipes
 from pipeline.training.engines import ENGINES, training_voices
-from pipeline.training.recipe import LANGUAGES, TINY, Recipe
+from pipeline.training.learner import Learner
+from pipeline.training.recipe import TINY, Recipe
+from pipeline.training.text import LANGUAGES
 from pipeline.training.vocabulary import AUDIO, HARD_TOKENS, SPECIAL, VISION
 
-BOTH = pytest.mark.parametrize("recipe", [Recipe(), TINY], ids=["real", "tiny"])
+ALL = recipes.speaking(Recipe(), LANGUAGES)
+BOTH = pytest.mark.parametrize("recipe", [Recipe(), TINY, ALL], ids=["real", "tiny", "all languages"])
 
 
 def config(recipe: Recipe) -> ModelConfig:
@@ -66,7 +72,31 @@ def test_buckets_divide_the_steps_and_grow(recipe: Recipe):
 @BOTH
 def test_its_engines_speak_every_language(recipe: Recipe):
     assert set(recipe.engines) <= set(ENGINES)
-    assert all(training_voices(language, recipe.engines) for language in LANGUAGES)
+    assert all(training_voices(language, recipe.engines) for language in recipe.languages)
+
+
+def test_languages_are_those_of_the_bundled_model_unless_others_are_asked_for():
+    bundled = PromptTemplate.from_pretrained(NANO)
+
+    assert recipes.template(Recipe()) == bundled
+    assert recipes.speaking(Recipe(), bundled.languages) == Recipe()
+    assert recipes.template(ALL).languages == LANGUAGES
+    assert not recipes.template(ALL).context
+    assert "{context}" in recipes.template(dataclasses.replace(ALL, told=0.1)).context
+
+
+def test_with_all_languages_the_model_stays_below_40_mb():
+    """The weights, and 200 kB for the tokenizer, which has 115 kB with 4,096 tokens."""
+    with torch.device("meta"):
+        learner = Learner(config(ALL), letters=1)
+    exported = [
+        parameter.numel()
+        for name, parameter in learner.named_parameters()
+        if not name.startswith("characters")
+    ]
+
+    assert ALL.text_tokens == 5_632
+    assert 39e6 < 2 * sum(exported) < 39.8e6
 
 
 def test_the_real_recipe_uses_every_engine_and_the_tiny_one_what_ci_has():

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.training import synthesis
+from pipeline.training import synthesis, text
 from pipeline.training.engines import training_voices
 from pipeline.training.synthesis import (
     CHUNK,
@@ -29,15 +29,20 @@ from pipeline.training.synthesis import (
     speak_chunk,
     synthesise,
 )
+from pipeline.training.text import Pair
 from pipeline.training.voices import Speech
 
 ESPEAK = ("espeak-ng",)
 
 
+def pairs_of(**counts: int) -> list[Pair]:
+    return [Pair("", "", language) for language, count in counts.items() for _ in range(count)]
+
+
 @given(count=st.integers(1, 4 * CHUNK), seed=st.integers(0, 9))
 def test_each_pass_reads_every_sentence_once_in_each_language(count: int, seed: int):
     per_pass = 2 * -(-count // CHUNK)
-    items = list(itertools.islice(plan(count, seed), 2 * per_pass))
+    items = list(itertools.islice(plan(pairs_of(es=count), seed), 2 * per_pass))
 
     assert [index for index, _, _ in items] == list(range(2 * per_pass))
     for one in (items[:per_pass], items[per_pass:]):
@@ -46,11 +51,30 @@ def test_each_pass_reads_every_sentence_once_in_each_language(count: int, seed: 
             assert sorted(read) == list(range(count))
 
 
+@given(spanish=st.integers(1, 40 * CHUNK), french=st.integers(1, 40 * CHUNK), seed=st.integers(0, 9))
+def test_languages_take_turns_by_their_shares(spanish: int, french: int, seed: int):
+    """And English by the root of their number: less than both together, more than one of them."""
+    pairs = pairs_of(es=spanish, fr=french)
+    items = list(itertools.islice(plan(pairs, seed), 400))
+    spoken = Counter(language for _, language, _ in items)
+    shares = text.shares({"es": spanish, "fr": french})
+
+    assert spoken["en"] / 400 == pytest.approx(1 / (1 + 2**0.5), abs=0.01)
+    for language, share in shares.items():
+        assert spoken[language] / (400 - spoken["en"]) == pytest.approx(share, abs=0.02)
+    for _, language, some in items:
+        others = {pairs[index].language for index in some}
+        assert len(others) == 1
+        assert language in {*others, "en"}
+    # What is read first has not waited for a whole pass of the others.
+    assert {language for _, language, _ in items[:12]} == {"es", "fr", "en"}
+
+
 def test_passes_languages_and_seeds_read_in_orders_of_their_own():
     firsts = {
         (seed, index % 2, index // 4): tuple(some)
         for seed in (1, 2)
-        for index, _, some in itertools.islice(plan(2 * CHUNK, seed), 8)
+        for index, _, some in itertools.islice(plan(pairs_of(es=2 * CHUNK), seed), 8)
         if index % 4 < 2
     }
 
@@ -68,14 +92,12 @@ def test_voices_are_drawn_by_their_shares():
 
 
 @pytest.mark.usefixtures("espeak_ng")
-def test_a_chunk_depends_on_seed_and_number_alone(pairs):
+def test_a_chunk_depends_on_seed_and_number_alone(spanish):
     """Whatever was spoken before; but for the noise of the engine, which goes on."""
-    items = [
-        (index, language, some[:4]) for index, language, some in itertools.islice(plan(len(pairs), 1), 6)
-    ]
-    forwards = dict(speak_chunk(pairs, 1, item, ESPEAK) for item in items)
-    backwards = dict(speak_chunk(pairs, 1, item, ESPEAK) for item in reversed(items))
-    other = dict(speak_chunk(pairs, 2, item, ESPEAK) for item in items)
+    items = [(index, language, some[:4]) for index, language, some in itertools.islice(plan(spanish, 1), 6)]
+    forwards = dict(speak_chunk(spanish, 1, item, ESPEAK) for item in items)
+    backwards = dict(speak_chunk(spanish, 1, item, ESPEAK) for item in reversed(items))
+    other = dict(speak_chunk(spanish, 2, item, ESPEAK) for item in items)
 
     for index, chunk in forwards.items():
         again = backwards[index]
@@ -96,6 +118,24 @@ def test_a_chunk_holds_what_it_says(pairs):
     assert chunk.word_counts.tolist() == [len(pairs[index].target.split()) for index in (3, 1, 4)]
     last = np.cumsum(chunk.word_counts) - 1
     np.testing.assert_array_equal(chunk.word_ends[last], chunk.lengths)
+
+
+@pytest.mark.usefixtures("espeak_ng")
+def test_a_share_of_the_sentences_goes_through_opus(spanish):
+    """With the words, their ends and the lengths that they had."""
+    item = (4, "es", list(range(24)))
+    _, plain = speak_chunk(spanish, 1, item, ESPEAK)
+    _, half = speak_chunk(spanish, 1, item, ESPEAK, 0.5)
+
+    np.testing.assert_array_equal(half.sentences, plain.sentences)
+    np.testing.assert_allclose(half.lengths, plain.lengths, rtol=0.05)
+    # Without a codec nothing of a formant synthesiser's band is lost; with few bits much of it is.
+    ends = np.cumsum(half.lengths)[:-1]
+    treble = [
+        np.abs(np.fft.rfft(speech))[len(speech) * 7 // 16 :].sum() / np.abs(np.fft.rfft(speech)).sum()
+        for speech in np.split(half.pcm.astype(float), ends)
+    ]
+    assert 3 < sum(share < 0.01 for share in treble) < 21
 
 
 class Mumbler:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from pipeline.training.engines import held_out_voices, training_voices
+from pipeline.training.text import LANGUAGES
 from pipeline.training.voices import EspeakVoice, PicoVoice, trimmed
 from tests.pipeline.training.speaking import check, needs
 
 
 @pytest.mark.usefixtures("espeak_ng")
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_espeak_voices_speak(language: str):
     voices = training_voices(language, ["espeak-ng"])[0][1]
     for voice in [*Random(1).sample(voices, 8), *held_out_voices(language)]:
@@ -29,9 +30,9 @@ def test_word_ends_follow_the_trimming():
 
 
 @pytest.mark.parametrize("engine", ["pico", "flite"])
-@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_other_voices_speak(language: str, engine: str):
-    needs(engine)
+    needs(engine, language)
     for _, voices in training_voices(language, [engine]):
         for voice in voices:
             check(voice)
