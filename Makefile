@@ -3,6 +3,8 @@
 # make e2e      drive the pages in a real Chromium, retake the screenshots of docs/images
 # make chaos    ten minutes of people speaking while workers are killed and connections cut
 # make k8s-check  hold the manifests of k8s against schemas, policies and each other
+# make audit    ask PyPI's advisories about the pinned versions (wants the internet)
+# make sbom     list what is installed as a CycloneDX bill of materials, sbom.json
 # make lint     ruff, mypy and the import contracts
 # make format   put the code into ruff's form
 # make clean    remove everything that the above made
@@ -16,7 +18,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := .venv/.installed
 
-.PHONY: run test e2e chaos k8s-check kustomize lint format clean
+.PHONY: run test e2e chaos k8s-check kustomize audit sbom lint format clean
 
 run: $(INSTALLED)
 	@$(BIN)/python examples/demo.py
@@ -47,6 +49,20 @@ kustomize: $(INSTALLED)
 	@echo "924eb50779153f20cb668117d141440b95df2f325a64452d78dff9469145e277  .make/kubectl.new" | sha256sum --check --quiet
 	@chmod +x .make/kubectl.new && mv .make/kubectl.new $@
 
+# Advisories know torch by its version alone, not by its build.
+audit: .make/supply/.installed
+	@sed '/sys_platform != /d; s/+cpu.*//' constraints.txt >.make/pinned.txt
+	.make/supply/bin/pip-audit --requirement .make/pinned.txt --no-deps --disable-pip --strict
+
+sbom: $(INSTALLED) .make/supply/.installed
+	.make/supply/bin/cyclonedx-py environment .venv --output-reproducible --output-file sbom.json
+
+# In an environment of their own, so that neither is on the list itself.
+.make/supply/.installed:
+	@$(PYTHON) -m venv .make/supply
+	@.make/supply/bin/python -m pip --disable-pip-version-check --quiet install pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	@touch $@
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +74,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist sbom.json *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and alone: the extra index is asked for nothing else, and only briefly where it cannot
