@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import secrets
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +35,12 @@ class Server:
 
     Args:
         url: of its streams.
-        session: process session of the server and all its workers.
+        pid: of its process.
+        session: process session of its workers; those of all gateways of a cluster have one.
     """
 
     url: str
+    pid: int
     session: int
 
     def cpu(self, stage: str) -> dict[int, int]:
@@ -62,14 +67,76 @@ class Server:
         return [int(float(count)) for count in counts]
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that is running.
+
+    Args:
+        environment: variables with which gateways join it.
+        session: its process session.
+    """
+
+    environment: Mapping[str, str]
+    session: int
+
+
 @asynccontextmanager
-async def serving(config: Path | None = None, *options: str) -> AsyncIterator[Server]:
-    """Run ``surtitle serve`` on a free port; what it logs is swallowed."""
+async def cluster(folder: Path) -> AsyncIterator[Cluster]:
+    """Run a Ray for several gateways on this machine.
+
+    Args:
+        folder: where it keeps its files; its path must be short.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    environment = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_task_events_report_interval_ms": "0",
+        "RAY_enable_worker_prestart": "0",
+    }
+    places = json.dumps({f"surtitle_{stage}": 1_000 for stage in STAGES})
+    process = await asyncio.create_subprocess_exec(
+        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"),
+        *("--node-ip-address=127.0.0.1", f"--temp-dir={folder}", "--include-dashboard=false"),
+        *("--num-cpus=1", f"--resources={places}", "--object-store-memory=80000000"),
+        *("--disable-usage-stats", "--include-log-monitor=false"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        async for line in process.stdout:
+            if b"Ray runtime started" in line:
+                break
+        swallowing = asyncio.create_task(process.stdout.read())
+        yield Cluster({**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}, process.pid)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        await swallowing
+
+
+@asynccontextmanager
+async def serving(
+    config: Path | None = None, *options: str, joins: Cluster | None = None
+) -> AsyncIterator[Server]:
+    """Run ``surtitle serve`` on a free port; what it logs is swallowed.
+
+    Args:
+        config: its configuration file.
+        options: of the command.
+        joins: where it is to be one of several gateways.
+    """
     given = () if config is None else ("--config", str(config))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pipeline", "serve", "--port", "0", *given, *options),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(joins.environment if joins else {})},
         start_new_session=True,
     )
     assert process.stderr is not None
@@ -78,8 +145,9 @@ async def serving(config: Path | None = None, *options: str) -> AsyncIterator[Se
         if not line.startswith("surtitle ready on "):
             raise RuntimeError(f"the server does not start: {line}")
         swallowing = asyncio.create_task(process.stderr.read())
-        yield Server(line.split()[3], process.pid)
-        os.killpg(process.pid, signal.SIGINT)
+        yield Server(line.split()[3], process.pid, joins.session if joins else process.pid)
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGINT)
         async with asyncio.timeout(30):
             await swallowing
             await process.wait()
@@ -153,8 +221,14 @@ def finals(received: list[events.Event]) -> list[tuple[str, int, float, float, s
     ]
 
 
-async def speak(url: str, pcm: bytes, source: str = "es", target: str = "en") -> Conversation:
+async def speak(url: str | Sequence[str], pcm: bytes, source: str = "es", target: str = "en") -> Conversation:
     """Say something at the speed of speech; broken connections are taken up again.
+
+    Args:
+        url: of the server, or of several gateways.
+        pcm: what is said; 16 kHz, 16 bit, mono.
+        source: its language.
+        target: to translate it into.
 
     Raises:
         StreamError: the server refuses or ends the stream.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.audio.mel import MelFrontend
-from pipeline.batching import run_alone
+from pipeline.batching import in_parts, run_alone
 from pipeline.encoder.embedder import MultimodalEmbedder
 from pipeline.encoder.streaming import EncoderState, StreamingEncoder
 from pipeline.errors import AudioError
@@ -46,13 +47,19 @@ class Ears:
         """Continue streams, those with as many frames as others in one batch with them.
 
         Returns:
-            Soft tokens of each, float32 [n, text_hidden], on the CPU.
+            Soft tokens of each, float32 [n, text_hidden], on the CPU; or an error if there was no memory for
+            them even alone.
         """
         mels = [torch.from_numpy(piece.frames) for piece in pieces]
-        encodings = self.encoder.push_many([piece.state for piece in pieces], mels)
+        answers = self.encoder.push_many([piece.state for piece in pieces], mels)
+        encodings = [answer for answer in answers if isinstance(answer, Tensor)]
+        embedded = iter(in_parts(encodings, self._embed) if encodings else ())
+        return [next(embedded) if isinstance(answer, Tensor) else answer for answer in answers]
+
+    def _embed(self, encodings: Sequence[Tensor]) -> Sequence[Tensor]:
         # In one copy: one for each stream would wait for the device each time.
-        tokens: Tensor = self.embedder(torch.cat(encodings)).float().cpu()
-        return list(torch.split(tokens, [len(encoded) for encoded in encodings]))
+        tokens: Tensor = self.embedder(torch.cat(list(encodings))).float().cpu()
+        return torch.split(tokens, [len(encoded) for encoded in encodings])
 
     @torch.inference_mode()
     def end(self, state: EncoderState, frames: NDArray[np.float32]) -> Tensor:
@@ -111,6 +118,12 @@ class AudioStream:
         self._given += count
         self._frames = frames[count:].copy()
         return (yield Piece(self._state, frames[:count]))
+
+    def fork(self) -> AudioStream:
+        """Another stream that has heard the same so far and goes on by itself."""
+        other = copy.copy(self)
+        other._frontend, other._state = copy.deepcopy(self._frontend), self._state.clone()
+        return other
 
     def flush(self) -> Tensor:
         """End the audio; afterwards the stream is as new.

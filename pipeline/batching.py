@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import torch
+
+from pipeline.errors import ShortMemoryError
+
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
@@ -20,6 +24,41 @@ Steps: TypeAlias = Generator[Work, Answer, Result]
 
 CarryOut: TypeAlias = Callable[[Sequence[Work]], Sequence[Answer | Exception]]
 """Does the work of a batch; an error in place of an answer is that piece's alone."""
+
+
+_NO_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
+"""What errors say that torch gives no class of their own: of main memory, and of cuBLAS' and cuDNN's."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something failed for want of memory, the machine's or an accelerator's."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(name in str(error) for name in _NO_MEMORY)
+    )
+
+
+def in_parts(
+    works: Sequence[Work], carry_out: Callable[[Sequence[Work]], Sequence[Answer]]
+) -> list[Answer | Exception]:
+    """Do work in one pass, or where there is no memory for it in two of half the size, and so on.
+
+    Args:
+        works: at least one.
+        carry_out: does them; when it runs out of memory it must have left everything as it was.
+
+    Returns:
+        For each the answer; or a :class:`~pipeline.errors.ShortMemoryError` if it found no memory even alone.
+    """
+    try:
+        return list(carry_out(works))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Behind the handler: as long as the error is held, so are its frames and whatever they had allocated.
+    if len(works) == 1:
+        return [ShortMemoryError("there is not enough memory to go on with this stream")]
+    half = len(works) // 2
+    return [*in_parts(works[:half], carry_out), *in_parts(works[half:], carry_out)]
 
 
 def run_alone(steps: Steps[Work, Answer, Result], carry_out: CarryOut[Work, Answer]) -> Result:

@@ -299,7 +299,7 @@ class GateConfig:
     onset: float = 0.12
     preroll: float = 0.30
     postroll: float = 0.25
-    hangover: float = 0.60
+    hangover: float = 0.50
     min_speech: float = 0.15
     snr_db: float = 4.5
     release_db: float = 3.0
@@ -320,6 +320,12 @@ class GateConfig:
             if not low <= value < float("inf"):
                 raise ValueError(f"{name} must be a number from {low:g} up, got {value!r}")
 
+
+CONTEXT_CHARACTERS = 500
+"""Longest text of a context."""
+
+CONTEXT_SENTENCES = 20
+"""Most sentences that were said in a context."""
 
 POLICIES = ("agreement", "delay", "attention")
 """When text becomes stable: :mod:`pipeline.text.agreement`, ``delay`` and ``attention``."""
@@ -357,6 +363,37 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class ContextConfig:
+    """What the model is told before the audio of each utterance.
+
+    Args:
+        text: names and topics in one line of at most 500 characters.
+        sentences: how many of the sentences that were last said are told behind it, 0 to 20.
+
+    Raises:
+        ValueError: a value outside these.
+    """
+
+    text: str = ""
+    sentences: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or len(self.text) > CONTEXT_CHARACTERS:
+            raise ValueError(f"text must be a string of at most {CONTEXT_CHARACTERS} characters")
+        if not self.text.isprintable():
+            raise ValueError("text must be one line of printable characters")
+        whole = isinstance(self.sentences, int) and not isinstance(self.sentences, bool)
+        if not whole or not 0 <= self.sentences <= CONTEXT_SENTENCES:
+            raise ValueError(
+                f"sentences must be a whole number from 0 to {CONTEXT_SENTENCES}, got {self.sentences!r}"
+            )
+
+    def __bool__(self) -> bool:
+        """Whether there is, or may be, anything to tell."""
+        return bool(self.text.strip() or self.sentences)
+
+
+@dataclass(frozen=True)
 class StreamConfig:
     """How one stream is heard and translated; every option is per stream.
 
@@ -370,6 +407,7 @@ class StreamConfig:
         window: most seconds of audio that the decoder looks at, at least 4: in speech that goes on longer,
             what is certain becomes an utterance of its own.
         word_times: whether final transcripts say when each word was spoken.
+        context: what the model is told before the audio of each utterance, if it was made for that.
         max_new_tokens: longest text, in tokens, of one hypothesis for one utterance.
         gate: when speech starts and ends.
 
@@ -385,6 +423,7 @@ class StreamConfig:
     policy: PolicyConfig = PolicyConfig()
     window: float = 28.0
     word_times: bool = False
+    context: ContextConfig = ContextConfig()
     max_new_tokens: int = 256
     gate: GateConfig = GateConfig()
 

@@ -4,7 +4,9 @@
     ├── AudioError            the bytes are not audio that can be read
     ├── LanguageError         a language that the model does not know
     ├── CheckpointError       a model folder that cannot be loaded
+    ├── UnsupportedError      a setting that the model was not made for
     ├── ContextError          more positions than a sequence may have
+    ├── ShortMemoryError      work that finds no memory even alone
     └── ProtocolError         a message that breaks protocol version 1
 
 Each carries one sentence that names what was wrong and what is accepted, fit to be shown to the
@@ -39,10 +41,22 @@ class CheckpointError(SurtitleError):
     code = "bad_model"
 
 
+class UnsupportedError(SurtitleError):
+    """A setting of a stream that this model was not made for."""
+
+    code = "unsupported"
+
+
 class ContextError(SurtitleError):
     """A sequence that would have more positions than there is room for."""
 
     code = "context_full"
+
+
+class ShortMemoryError(SurtitleError):
+    """Work of one stream for which there is not enough memory, even with nothing beside it."""
+
+    code = "out_of_memory"
 
 
 class ProtocolError(SurtitleError):

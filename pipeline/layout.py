@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -24,6 +25,16 @@ VISION = (r"model\.vision_tower\.", r"model\.embed_vision\.")
 
 # The output projection is tied to the input embeddings; some checkpoints repeat it.
 REPEATED = r"lm_head\.weight$"
+
+Stage: TypeAlias = Literal["encoder", "decoder"]
+"""One half of what is done with a stream; each has processes of its own."""
+
+# The embedder is of both: soft tokens go through it, and the embeddings of ids of the audio vocabulary.
+_USERS: dict[str, frozenset[Stage]] = {
+    "model.audio_tower": frozenset(("encoder",)),
+    "model.embed_audio": frozenset(("encoder", "decoder")),
+    "model.language_model": frozenset(("decoder",)),
+}
 
 
 def empty_parts(config: ModelConfig) -> dict[str, nn.Module]:
@@ -48,6 +59,50 @@ def check(checkpoint: Checkpoint, config: ModelConfig) -> None:
         for name, tensor in part.state_dict().items()
     }
     checkpoint.check(expected, (*VISION, REPEATED, *_dead(config)))
+
+
+def read_parts(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    stages: Collection[Stage],
+) -> tuple[AudioEncoder, MultimodalEmbedder, Decoder]:
+    """The parts of a model with their weights, for inference.
+
+    Args:
+        checkpoint: that has been checked.
+        config: of it, or of a sub-model.
+        device: where to put weights, but for the per-layer embedding table, which stays on the CPU.
+        dtype: what to convert them to, but for that table, which stays as it is.
+        stages: that they are for; parts that none of these uses stay without weights.
+
+    Raises:
+        CheckpointError: a file is corrupt behind its header.
+    """
+    parts = empty_parts(config)
+    for prefix, part in parts.items():
+        if not _USERS[prefix].intersection(stages):
+            continue
+        tensors = {}
+        for name, empty in part.state_dict().items():
+            full = f"{prefix}.{name}"
+            table = full == PER_LAYER_TABLE
+            tensors[name] = checkpoint.read(
+                full,
+                shape=empty.shape,
+                dtype=None if table else dtype,
+                device="cpu" if table else device,
+            )
+        part.load_state_dict(tensors, assign=True)
+        part.requires_grad_(False).eval()
+    audio_tower, embed_audio, language_model = parts.values()
+    assert isinstance(audio_tower, AudioEncoder)
+    assert isinstance(embed_audio, MultimodalEmbedder)
+    assert isinstance(language_model, Decoder)
+    if "encoder" in stages:
+        audio_tower.to(device)  # buffers that no checkpoint brings
+    return audio_tower, embed_audio, language_model
 
 
 def slice_config(config: ModelConfig, ffn_widths: int | Sequence[int]) -> ModelConfig:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from pipeline import ple_file
 from pipeline.audio.mel import log_mel
 from pipeline.audio_stream import AudioStream, Ears, as_samples
-from pipeline.batching import answer_tuples, run_alone
+from pipeline.batching import answer_tuples, in_parts, run_alone
 from pipeline.checkpoint import Checkpoint, locate
 from pipeline.config import ModelConfig
 from pipeline.encoder.conformer import AudioEncoder
@@ -30,10 +31,11 @@ from pipeline.gemma.layers import MLP
 from pipeline.gemma.matformer import Widths, check_widths, kv_group
 from pipeline.gemma.ple import PerLayerTable
 from pipeline.gemma.prompt import Prompt, PromptTemplate
+from pipeline.gemma.quick import QuickSteps, suits
 from pipeline.gemma.steps import FixedSteps
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.gemma.watch import Lookout
-from pipeline.layout import PER_LAYER_TABLE, check, empty_parts, slice_config
+from pipeline.layout import Stage, check, read_parts, slice_config
 
 
 class Gemma3n:
@@ -75,6 +77,7 @@ class Gemma3n:
         *,
         ffn_widths: int | Sequence[int] | None = None,
         ple: str | Path | None = None,
+        stages: Collection[Stage] = ("encoder", "decoder"),
     ) -> Self:
         """Read a checkpoint in Hugging Face layout.
 
@@ -88,6 +91,8 @@ class Gemma3n:
             ffn_widths: of a MatFormer sub-model, one for all layers or one per layer.
             ple: a file that ``surtitle model convert-ple`` made of this checkpoint, to take per-layer
                 embeddings from; None takes the checkpoint's own, wherever such files lie.
+            stages: that it is for: the encoder makes soft tokens, the decoder continues sequences. A part
+                that none of them uses takes no memory and cannot be used.
 
         Raises:
             CheckpointError: there is no such folder; its configuration is not Gemma 3n's; files are missing
@@ -100,32 +105,16 @@ class Gemma3n:
         check(checkpoint, config)
         if ffn_widths is not None:
             config = slice_config(config, ffn_widths)
-        parts = empty_parts(config)
-        for prefix, part in parts.items():
-            tensors = {}
-            for name, empty in part.state_dict().items():
-                full = f"{prefix}.{name}"
-                table = full == PER_LAYER_TABLE
-                tensors[name] = checkpoint.read(
-                    full,
-                    shape=empty.shape,
-                    dtype=None if table else dtype,
-                    device="cpu" if table else device,
-                )
-            part.load_state_dict(tensors, assign=True)
-            part.requires_grad_(False).eval()
-        audio_tower, embed_audio, language_model = parts.values()
-        assert isinstance(audio_tower, AudioEncoder)
-        assert isinstance(embed_audio, MultimodalEmbedder)
-        assert isinstance(language_model, Decoder)
-        for part in language_model.modules():
-            if isinstance(part, MLP):
-                part.lay_out()
-        own = language_model.embed_tokens_per_layer.weight
-        layers = config.text.num_hidden_layers
-        values, scales = (own, None) if ple is None else ple_file.read(Path(ple), own, layers)
-        language_model.embed_tokens_per_layer = PerLayerTable(config.text, values, scales)
-        return cls(folder, config, audio_tower.to(device), embed_audio, language_model)
+        audio_tower, embed_audio, language_model = read_parts(checkpoint, config, device, dtype, stages)
+        if "decoder" in stages:
+            for part in language_model.modules():
+                if isinstance(part, MLP):
+                    part.lay_out()
+            own = language_model.embed_tokens_per_layer.weight
+            layers = config.text.num_hidden_layers
+            values, scales = (own, None) if ple is None else ple_file.read(Path(ple), own, layers)
+            language_model.embed_tokens_per_layer = PerLayerTable(config.text, values, scales)
+        return cls(folder, config, audio_tower, embed_audio, language_model)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -318,25 +307,30 @@ class Gemma3n:
                 continue
             for number, piece in enumerate(segment.pieces(self.config.audio_token_id, most)):
                 passes.setdefault((number, segment.ffn_widths), []).append((at, piece))
-        for (_, ffn_widths), members in sorted(passes.items(), key=lambda item: item[0][0]):
-            chosen = self._pass([piece for _, piece in members], ffn_widths)
-            for at, piece in members:
-                answers[at], chosen = chosen[: piece.keep], chosen[piece.keep :]
+        for (_, ffn_widths), asked in sorted(passes.items(), key=lambda item: item[0][0]):
+            members = [(at, piece) for at, piece in asked if not isinstance(answers[at], Exception)]
+            if members:
+                chosen = in_parts([piece for _, piece in members], partial(self._pass, ffn_widths))
+                for (at, _), ids in zip(members, chosen, strict=True):
+                    answers[at] = ids
         return answers
 
-    def _pass(self, pieces: Sequence[Segment], ffn_widths: tuple[int, ...] | None) -> list[int]:
-        """The most likely next ids behind the last tokens of the pieces, one piece's behind the other's."""
+    def _pass(self, ffn_widths: tuple[int, ...] | None, pieces: Sequence[Segment]) -> list[list[int]]:
+        """The most likely next ids behind the last tokens of each piece.
+
+        Everything that takes memory comes before the sequences advance, so that it can be tried again.
+        """
         decoder = self.language_model
         caches, counts = [piece.cache for piece in pieces], [len(piece.token_ids) for piece in pieces]
         for cache, count in zip(caches, counts, strict=True):
             cache.reserve(count)
         if self._is_step(pieces):
-            chosen = self._fixed_steps(caches[0].pool, ffn_widths).step(
+            chosen = self._steps(caches[0].pool, ffn_widths).step(
                 caches, [piece.token_ids[0] for piece in pieces]
             )
             for cache in caches:
                 cache.advance(1)
-            return chosen
+            return [[id_] for id_ in chosen]
         # Ids stay on the CPU, where the per-layer embedding table is.
         ids = torch.tensor([[token for piece in pieces for token in piece.token_ids]])
         heard = [piece.audio for piece in pieces if piece.audio is not None]
@@ -345,26 +339,32 @@ class Gemma3n:
         rows = decoder.embed_tokens_per_layer(ids, embeddings)
         look = Lookout(ahead) if any(piece.watch and piece.keep for piece in pieces) else None
         hidden = decoder.next_hidden(rows, embeddings, caches[0].pool, ahead, ffn_widths, look=look)
+        ids_behind = iter(self._choose(hidden) if hidden.shape[1] else ())
         if look is not None:
             look.tell([(piece.watch, piece.keep) for piece in pieces])
         for cache, count in zip(caches, counts, strict=True):
             cache.advance(count)
-        return self._choose(hidden) if hidden.shape[1] else []
+        return [list(islice(ids_behind, piece.keep)) for piece in pieces]
 
     def _is_step(self, pieces: Sequence[Segment]) -> bool:
-        """Whether this is a step of decoding on a GPU, which is computed in fixed shapes."""
-        return self.language_model.embed_tokens.weight.is_cuda and all(
+        """Whether this is a step of decoding, for which there is a faster way than that of any pass."""
+        decoder = self.language_model
+        return (decoder.embed_tokens.weight.is_cuda or suits(decoder, len(pieces))) and all(
             piece.keep == len(piece.token_ids) == 1
             and piece.token_ids[0] < self._first_hard_id
             and piece.watch is None
             for piece in pieces
         )
 
-    def _fixed_steps(self, pool: KVPool, ffn_widths: tuple[int, ...] | None) -> FixedSteps:
+    def _steps(self, pool: KVPool, ffn_widths: Widths | None) -> FixedSteps | QuickSteps:
         if ffn_widths not in pool.steps:
-            pool.steps[ffn_widths] = FixedSteps(self.language_model, pool, self._first_hard_id, ffn_widths)
-        steps: FixedSteps = pool.steps[ffn_widths]
-        return steps
+            decoder, choices = self.language_model, self._first_hard_id
+            pool.steps[ffn_widths] = (
+                FixedSteps(decoder, pool, choices, ffn_widths)
+                if decoder.embed_tokens.weight.is_cuda
+                else QuickSteps(decoder, choices, ffn_widths)
+            )
+        return cast(FixedSteps | QuickSteps, pool.steps[ffn_widths])
 
     @torch.inference_mode()
     def prepare(
@@ -383,7 +383,7 @@ class Gemma3n:
         """
         self._group(ffn_widths)
         if self.language_model.embed_tokens.weight.is_cuda:
-            self._fixed_steps(pool, ffn_widths).prepare(sequences, positions)
+            cast(FixedSteps, self._steps(pool, ffn_widths)).prepare(sequences, positions)
 
     def _choose(self, hidden: Tensor) -> list[int]:
         logits = self.language_model.logits(hidden[0])[:, : self._first_hard_id]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from pipeline.config import PolicyConfig
-from pipeline.gemma.prompt import Prompt
+from pipeline.config import PolicyConfig, StreamConfig
+from pipeline.gemma.prompt import CONTEXT_TOKENS, Prompt
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.text.policies import new_policy
 from pipeline.text.ruts import without_rut
@@ -150,3 +150,33 @@ class RunningText:
         ends = [len(self._tokenizer.decode(ids[: at + 1])) - lead for at in range(len(ids))]
         word_ends = list(accumulate(map(len, words(text.strip()))))
         return list(zip([0, *ends], ends, strict=False)), list(zip([0, *word_ends], word_ends, strict=False))
+
+
+def instruction(prompt: Prompt, config: StreamConfig, said: Sequence[str] = ()) -> list[int]:
+    """What stands before the audio; it names a target also where nothing is to be translated.
+
+    Args:
+        prompt: of the model.
+        config: the stream's.
+        said: the sentences that it is told.
+    """
+    return _instruction(prompt, config, prompt.context(config.context.text, said))
+
+
+def longest_instruction(prompt: Prompt, config: StreamConfig) -> int:
+    """Most positions of what stands before the audio."""
+    if not config.context:
+        return len(_instruction(prompt, config, ()))
+    # Any token stands for one of a context.
+    return len(_instruction(prompt, config, [0])) - 1 + CONTEXT_TOKENS
+
+
+def _instruction(prompt: Prompt, config: StreamConfig, context: Sequence[int]) -> list[int]:
+    others = (language for language in prompt.languages if language != config.source)
+    target = config.targets[0] if config.targets else next(others, config.source)
+    return prompt.before_audio(config.source, target, context)
+
+
+def interval(config: StreamConfig) -> int:
+    """Soft tokens from one hypothesis to the next."""
+    return max(1, round(config.partial_interval / TOKEN_SECONDS))

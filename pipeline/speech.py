@@ -40,13 +40,14 @@ CHECKPOINT_INTERVAL = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechStarted:
-    """An utterance begins at ``time``. Times are seconds of the stream.
+    """An utterance begins at ``time``, and the speech in it ``margin`` later.
 
-    ``audio_time`` is, in each of these events, how much of the stream had been heard by then.
+    Times are seconds of the stream. ``audio_time`` is, in each of these events, how much of the stream had been heard by then.
     """
 
     audio_time: float
     time: float
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,12 +59,25 @@ class SpeechHeard:
     tokens: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechEnded:
-    """The utterance ends at ``time``."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpeechPaused:
+    """Nothing is said. If the utterance ends here, at ``time``, these soft tokens are its last."""
 
     audio_time: float
     time: float
+    tokens: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechEnded:
+    """The utterance ends at ``time``, ``margin`` behind the speech in it.
+
+    Its last soft tokens are those of the pause that it is in, where one was told.
+    """
+
+    audio_time: float
+    time: float
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +88,7 @@ class Silence:
     time: float
 
 
-SpeechEvent: TypeAlias = SpeechStarted | SpeechHeard | SpeechEnded | Silence
+SpeechEvent: TypeAlias = SpeechStarted | SpeechHeard | SpeechPaused | SpeechEnded | Silence
 
 
 Encoded = Generator[Piece, Tensor, list[SpeechEvent]]
@@ -85,7 +99,7 @@ class SpeechEncoder:
     """Decodes, resamples, gates and encodes the audio of one stream.
 
     Which events come, and the soft tokens in them, do not depend on how the audio was cut; only how many
-    :class:`SpeechHeard` an utterance's tokens come in does, and when silence is told.
+    :class:`SpeechHeard` an utterance's tokens come in does, and when silence and pauses that end are told.
 
     Args:
         model: whose encoder to use.
@@ -99,6 +113,8 @@ class SpeechEncoder:
         # Encoder of the utterance that is open; between two of them it is as new.
         self._model = model
         self._audio = model.audio_stream()
+        # Whether the last tokens of the utterance that is open have been told, should it end here.
+        self._paused = False
         # 16 kHz samples that have been through the gate, and before which silence has been told.
         self._heard = 0
         self._told = 0
@@ -180,18 +196,35 @@ class SpeechEncoder:
             if self._opening is not None:
                 self._opening.append(item)
             match item:
-                case gate.SpeechStart(sample=sample):
+                case gate.SpeechStart(sample=sample, spoken=spoken):
                     self._open = True
-                    events.append(SpeechStarted(audio_time=self.audio_time, time=sample / SAMPLE_RATE))
+                    events.append(SpeechStarted(**self._about(sample, spoken - sample)))
                 case gate.SpeechAudio(start=start, samples=samples):
+                    self._paused = False
                     events += yield from self._heard_speech(samples, start + len(samples))
-                case gate.SpeechEnd(sample=sample):
-                    events += yield from self._heard_speech(np.zeros(TAIL, np.float32), sample)
+                case gate.SpeechPause(sample=sample):
+                    events.append((yield from self._pause(sample)))
+                case gate.SpeechEnd(sample=sample, spoken=spoken):
+                    if not self._paused:
+                        events.append((yield from self._pause(sample)))
                     self._audio = self._model.audio_stream()
                     self._told = sample
                     self._open, self._opening, self._due = False, [], 0
-                    events.append(SpeechEnded(audio_time=self.audio_time, time=sample / SAMPLE_RATE))
+                    events.append(SpeechEnded(**self._about(sample, sample - spoken)))
         return events
+
+    def _about(self, sample: int, margin: int) -> dict[str, float]:
+        return {
+            "audio_time": self.audio_time,
+            "time": sample / SAMPLE_RATE,
+            "margin": margin / SAMPLE_RATE,
+        }
+
+    def _pause(self, sample: int) -> Generator[Piece, Tensor, SpeechPaused]:
+        self._paused = True
+        tokens = yield from self._audio.fork().steps(np.zeros(TAIL, np.float32))
+        time = sample / SAMPLE_RATE
+        return SpeechPaused(audio_time=self.audio_time, time=time, tokens=tokens.cpu().numpy())
 
     def _heard_speech(self, samples: NDArray[np.float32], end: int) -> Encoded:
         tokens = yield from self._audio.steps(samples)

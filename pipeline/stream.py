@@ -28,6 +28,7 @@ class Stream:
 
     Raises:
         LanguageError: the model does not know one of the languages.
+        UnsupportedError: there is a context, and the model was not made for one.
         ValueError: there is no target.
     """
 

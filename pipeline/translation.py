@@ -16,19 +16,23 @@ from typing import TypeAlias
 import torch
 
 from pipeline.batching import run_alone
-from pipeline.config import StreamConfig, TextConfig
+from pipeline.config import CONTEXT_SENTENCES, ContextConfig, StreamConfig, TextConfig
+from pipeline.errors import UnsupportedError
 from pipeline.gemma import cache
 from pipeline.gemma.cache import KVPool
 from pipeline.gemma.matformer import Widths, kv_group
 from pipeline.gemma.prompt import Prompt
 from pipeline.model import Gemma3n
-from pipeline.running_text import TOKEN_SECONDS
-from pipeline.speech import Silence, SpeechEnded, SpeechEvent, SpeechHeard, SpeechStarted
-from pipeline.utterance import SPARE_TOKENS, Decoded, Rest, Utterance, instruction, interval
-from pipeline.wire.events import Ack, Event, SpeechEnd, SpeechStart
+from pipeline.running_text import TOKEN_SECONDS, instruction, interval, longest_instruction
+from pipeline.speech import Silence, SpeechEnded, SpeechEvent, SpeechHeard, SpeechPaused, SpeechStarted
+from pipeline.text import sentences
+from pipeline.text.stability import words
+from pipeline.utterance import SPARE_TOKENS, Decoded, Rest, Utterance
+from pipeline.wire.events import Ack, Event, SpeechEnd, SpeechStart, Transcript
 
-Checkpoint: TypeAlias = tuple[StreamConfig, int, Rest | None]
-"""Settings, how many utterances have begun, and what an utterance that has taken over began with."""
+Checkpoint: TypeAlias = tuple[StreamConfig, int, Rest | None, tuple[str, ...]]
+"""Settings, how many utterances have begun, what an utterance that has taken over began with, and the
+sentences that were last said."""
 
 
 class SpeechTranslator:
@@ -46,6 +50,7 @@ class SpeechTranslator:
 
     Raises:
         LanguageError: the model does not know one of the languages.
+        UnsupportedError: there is a context, and the model was not made for one.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class SpeechTranslator:
         for language in (config.source, *config.targets):
             model.prompt.language(language)
         self._model = model
+        self._check(config.context)
         self._config = config
         self._pool = pool or model.new_pool()
         self._ffn_widths = ffn_widths
@@ -66,6 +72,8 @@ class SpeechTranslator:
         self._running: Utterance | None = None
         # Whether the running utterance has taken over what another one left, and no checkpoint tells it yet.
         self._parted = False
+        # As many of the last final sentences of the transcript as a context may have.
+        self._said: tuple[str, ...] = ()
         # Stable text with which an utterance to come begins, and the number of that.
         self._shown: Mapping[str, str] = {}
         self._shown_of = 0
@@ -77,15 +85,21 @@ class SpeechTranslator:
     def steps(self, event: SpeechEvent) -> Decoded[list[Event]]:
         """The same, with the work for the decoder left to the caller."""
         match event:
-            case SpeechStarted(time=time):
-                return self._begin(Rest(time, torch.empty(0, self._model.config.text.hidden_size)), event)
+            case SpeechStarted(time=time, margin=margin):
+                nothing = torch.empty(0, self._model.config.text.hidden_size)
+                return self._begin(Rest(time, nothing, margin=margin), event)
             case SpeechHeard():
                 return (yield from self._hear(event))
-            case SpeechEnded(time=time):
+            case SpeechPaused(tokens=tokens):
+                assert self._running is not None
+                yield from self._running.foresee(torch.from_numpy(tokens))
+                return []
+            case SpeechEnded(time=time, margin=margin):
                 assert self._running is not None
                 running, self._running = self._running, None
-                finals = yield from running.finish(time, event.audio_time)
-                return self._ended(running, finals, event)
+                spoken = max(time - margin, running.begin)
+                finals = yield from running.finish(spoken, event.audio_time)
+                return self._ended(running, finals, event, spoken, time)
             case Silence(time=time):
                 return [Ack(audio_time=time)]
 
@@ -100,7 +114,7 @@ class SpeechTranslator:
             if rest is None:
                 events += came
                 continue
-            events += self._ended(running, came, event, rest.start)
+            events += self._ended(running, came, event, rest.start, rest.start)
             events += self._begin(rest, event)
             self._parted = True
         return events
@@ -113,34 +127,56 @@ class SpeechTranslator:
             self._config,
             self._count,
             rest,
+            before=instruction(self._model.prompt, self._config, self._recent()),
             positions=positions,
             ffn_widths=self._ffn_widths,
         )
         self._count += 1
         if running.number == self._shown_of:
             running.keep(self._shown)
-        began = SpeechStart(utterance=running.number, time=rest.start, audio_time=event.audio_time)
+        began = SpeechStart(utterance=running.number, time=running.begin, audio_time=event.audio_time)
         return [began, *running.opening(event.audio_time)]
 
     def _ended(
-        self, ended: Utterance, finals: list[Event], event: SpeechEvent, time: float | None = None
+        self, ended: Utterance, finals: list[Event], event: SpeechEvent, spoken: float, time: float
     ) -> list[Event]:
-        time = event.time if time is None else time
-        end = SpeechEnd(utterance=ended.number, time=time, audio_time=event.audio_time)
+        """What is told of an utterance whose speech ends at ``spoken``, and its audio at ``time``."""
+        end = SpeechEnd(utterance=ended.number, time=spoken, audio_time=event.audio_time)
+        for final in finals:
+            if isinstance(final, Transcript):
+                said = sentences.split(words(final.stable))
+                self._said = (*self._said, *said)[-CONTEXT_SENTENCES:]
         return [end, *finals, Ack(audio_time=time)]
 
-    def update(self, *, targets: tuple[str, ...] | None = None, partials: bool | None = None) -> None:
+    def _recent(self) -> tuple[str, ...]:
+        """The sentences that the next utterance is told."""
+        return self._said[len(self._said) - min(len(self._said), self._config.context.sentences) :]
+
+    def _check(self, context: ContextConfig | None) -> None:
+        if context and not self._model.prompt.takes_context:
+            raise UnsupportedError("context is not for this model: it was not made to be told anything")
+
+    def update(
+        self,
+        *,
+        targets: tuple[str, ...] | None = None,
+        partials: bool | None = None,
+        context: ContextConfig | None = None,
+    ) -> None:
         """Change settings from the next utterance on; None leaves one as it is.
 
         Raises:
             LanguageError: the model does not know one of the targets; then nothing is changed.
+            UnsupportedError: there is a context, and the model was not made for one; the same.
         """
         for language in targets or ():
             self._model.prompt.language(language)
+        self._check(context)
         self._config = replace(
             self._config,
             targets=targets or self._config.targets,
             partials=self._config.partials if partials is None else partials,
+            context=self._config.context if context is None else context,
         )
 
     def checkpoint(self) -> Checkpoint | None:
@@ -151,9 +187,9 @@ class SpeechTranslator:
         """
         parted, self._parted = self._parted, False
         if self._running is None:
-            return self._config, self._count, None
+            return self._config, self._count, None, self._said
         rest = self._running.rest if parted else None
-        return None if rest is None else (self._config, self._count - 1, rest)
+        return None if rest is None else (self._config, self._count - 1, rest, self._said)
 
     def resume(self, checkpoint: Checkpoint | None, utterance: int, shown: Mapping[str, str]) -> None:
         """Go on where another translator was. The speech events since its checkpoint have to be pushed again.
@@ -167,7 +203,7 @@ class SpeechTranslator:
         self._shown_of, self._shown = utterance, dict(shown)
         if checkpoint is None:
             return
-        self._config, self._count, rest = checkpoint
+        self._config, self._count, rest, self._said = checkpoint
         if rest is not None:
             self._begin(rest, Silence(audio_time=rest.start, time=rest.start))
 
@@ -201,7 +237,7 @@ def most_positions(prompt: Prompt, config: StreamConfig) -> tuple[int, int, int]
     # Stable text is tokenised anew, which may take a few tokens more than decoding it took.
     text = config.max_new_tokens + SPARE_TOKENS
     label = max((len(prompt.translation_label(target)) for target in config.targets), default=0)
-    audio = len(instruction(prompt, config)) + spoken
+    audio = longest_instruction(prompt, config) + spoken
     return audio, len(prompt.after_audio()) + text, label + text
 
 
@@ -215,5 +251,8 @@ def most_bytes(prompt: Prompt, text: TextConfig, config: StreamConfig, dtype: to
         dtype: of keys and values.
     """
     audio, transcript, translation = most_positions(prompt, config)
+    # What a pause may be the end of branches off with what the cache does not hold yet.
+    pause = longest_instruction(prompt, config) + interval(config) + 2
+    branches = [pause, transcript, translation]
     # What an utterance takes over from another one comes in one piece.
-    return cache.most_bytes(text, dtype, trunk=audio, piece=audio, branches=[transcript, translation])
+    return cache.most_bytes(text, dtype, trunk=audio, piece=audio, branches=branches)

@@ -25,10 +25,9 @@ from pipeline.config import StreamConfig
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.greedy import Segment, go_on, greedy
 from pipeline.gemma.matformer import Widths
-from pipeline.gemma.prompt import Prompt
 from pipeline.gemma.watch import Watch
 from pipeline.model import Gemma3n
-from pipeline.running_text import TOKEN_SECONDS, RunningText
+from pipeline.running_text import TOKEN_SECONDS, RunningText, interval
 from pipeline.text.sentences import Urgency, ends_sentence, place_to_part, sentence_end
 from pipeline.text.stability import Hypothesis, words
 from pipeline.wire.events import Event, SpokenWord, Transcript, Translation
@@ -71,12 +70,18 @@ class Rest:
         soft: its soft tokens, float32 [n, text_hidden], on the CPU.
         certain: text that is known to be said in them.
         tentative: how that may go on.
+        margin: seconds of it before the speech in it.
     """
 
     start: float
     soft: Tensor
     certain: str = ""
     tentative: str = ""
+    margin: float = 0.0
+
+
+Finals: TypeAlias = tuple[str, Mapping[str, str], tuple[SpokenWord, ...] | None]
+"""The final transcript, its translations by target, and the words with their times."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class Utterance:
         config: the stream's, as it is when the utterance begins.
         number: of the utterance.
         rest: what an earlier one left; for one that begins in silence, nothing but the time.
+        before: token ids that stand before its audio.
         positions: longest sequence in the cache.
         ffn_widths: of the MatFormer sub-model; None for the whole model.
     """
@@ -108,6 +114,7 @@ class Utterance:
         number: int,
         rest: Rest,
         *,
+        before: Sequence[int],
         positions: int,
         ffn_widths: Widths | None,
     ) -> None:
@@ -117,6 +124,7 @@ class Utterance:
         self._pool = pool
         self._config = config
         self._start = rest.start
+        self._margin = rest.margin
         self._positions = positions
         self._interval = interval(config)
         self._transcript = RunningText(model.prompt, model.tokenizer, config.policy)
@@ -128,7 +136,7 @@ class Utterance:
         # Holds the instruction and the audio heard, but for soft tokens that are fewer than an interval has:
         # these go in with what comes behind them.
         self._cache = model.new_cache(pool, positions)
-        self._instruction = instruction(model.prompt, config)
+        self._before = self._instruction = before
         self._audio = rest.soft
         # How many soft tokens the cache does not hold, and how many came since the last hypothesis.
         self._pending = self._fresh = len(rest.soft)
@@ -138,6 +146,13 @@ class Utterance:
         self._guessed = False
         # A transcript that was shown before its audio is heard again: that it does not change means nothing.
         self._kept = ""
+        # The final texts, if the pause that the speaker makes is the end.
+        self._foreseen: Finals | None = None
+
+    @property
+    def begin(self) -> float:
+        """Where the speech in it begins, in seconds of the stream."""
+        return self._start + self._margin
 
     def keep(self, shown: Mapping[str, str]) -> None:
         """Begin with stable text that was shown: of translations by target, of the transcript as ``""``."""
@@ -151,7 +166,8 @@ class Utterance:
         """What another one needs to go on from here; None once there was a hypothesis."""
         if self._guessed:
             return None
-        return Rest(self._start, self._audio, self._transcript.stable, self._transcript.tentative)
+        text = self._transcript
+        return Rest(self._start, self._audio, text.stable, text.tentative, self._margin)
 
     def opening(self, audio_time: float) -> list[Event]:
         """What is known of an utterance that begins with words."""
@@ -169,6 +185,7 @@ class Utterance:
         Returns:
             How many were taken; what came of them; and, if the utterance has ended with them, what is left.
         """
+        self._foreseen = None
         taken = tokens[: max(1, self._interval - self._fresh)]
         self._audio = torch.cat([self._audio, taken])
         self._pending += len(taken)
@@ -185,15 +202,33 @@ class Utterance:
         events, rest = yield from self._guess(end, audio_time, filled)
         return len(taken), events, rest
 
+    def foresee(self, tokens: Tensor) -> Decoded[None]:
+        """Decode the final texts as if the utterance ended with these soft tokens.
+
+        :meth:`finish` tells them unless more is heard before, and then it is as if this had not been done.
+        """
+        texts = [self._transcript, *self._translations.values()]
+        before = self._cache, self._audio, self._pending, self._instruction
+        drafts = [text.ids for text in texts]
+        self._cache = self._cache.fork()
+        self._audio = torch.cat([self._audio, tokens])
+        self._pending += len(tokens)
+        self._foreseen = yield from self._all()
+        self._cache, self._audio, self._pending, self._instruction = before
+        for text, ids in zip(texts, drafts, strict=True):
+            text.ids = ids
+
     def finish(self, time: float, audio_time: float) -> Decoded[list[Event]]:
-        """The final texts."""
+        """The final texts of an utterance whose speech ends at ``time``."""
+        finals = self._foreseen or (yield from self._all())
+        return self._finals(time, audio_time, *finals)
+
+    def _all(self) -> Decoded[Finals]:
         said = yield from self._hypothesis()
-        spoken = None
+        text, spoken = said.transcript.text, None
         if self._config.word_times:
-            text = said.transcript.text
             spoken = self._spoken(text, (yield from self._align(len(words(text)))))
-        texts = {target: hypothesis.text for target, hypothesis in said.translations.items()}
-        return self._finals(time, audio_time, said.transcript.text, texts, spoken)
+        return text, {target: hypothesis.text for target, hypothesis in said.translations.items()}, spoken
 
     @property
     def _heard(self) -> int:
@@ -292,11 +327,8 @@ class Utterance:
         """How well a text is heard from a soft token on: its tokens that are, the first counts twice."""
         audio = self._audio[seam:]
         cache = self._model.new_cache(self._pool, self._positions)
-        prompt = [
-            *instruction(self._model.prompt, self._config),
-            *[self._model.config.audio_token_id] * len(audio),
-            *self._model.prompt.after_audio(),
-        ]
+        heard = [self._model.config.audio_token_id] * len(audio)
+        prompt = [*self._before, *heard, *self._model.prompt.after_audio()]
         choices = yield Segment(cache, [*prompt, *ids[:-1]], len(ids), audio, self.ffn_widths)
         decode = self._model.tokenizer.decode
         found = [decode([a]).casefold() == decode([b]).casefold() for a, b in zip(choices, ids, strict=True)]
@@ -337,7 +369,8 @@ class Utterance:
         ]
 
     def _about(self, end: float, audio_time: float) -> dict[str, Any]:
-        return {"utterance": self.number, "start": self._start, "end": end, "audio_time": audio_time}
+        start = self.begin
+        return {"utterance": self.number, "start": start, "end": max(start, end), "audio_time": audio_time}
 
     def _take_pending(self) -> tuple[list[int], Tensor | None]:
         """Ids and soft tokens that the cache does not hold yet."""
@@ -412,15 +445,3 @@ class Utterance:
             rests = [reach[watch.seen[before + at]] for at in range(len(decoded))]
             reaches = [*[-1] * len(text.given), *rests]
         return text.hypothesis(decoded, self._heard, reaches)
-
-
-def instruction(prompt: Prompt, config: StreamConfig) -> list[int]:
-    """What stands before the audio; it names a target also where nothing is to be translated."""
-    others = (language for language in prompt.languages if language != config.source)
-    target = config.targets[0] if config.targets else next(others, config.source)
-    return prompt.before_audio(config.source, target)
-
-
-def interval(config: StreamConfig) -> int:
-    """Soft tokens from one hypothesis to the next."""
-    return max(1, round(config.partial_interval / TOKEN_SECONDS))

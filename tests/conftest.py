@@ -48,15 +48,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.training import vocabulary
     from pipeline.training.__main__ import build, tokenizer_texts
     from pipeline.training.export import export
-    from pipeline.training.recipe import TINY
+    from pipeline.training.recipe import TINY, template
     from pipeline.training.text import read_pairs
 
     folder = tmp_path_factory.mktemp("checkpoint")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        pairs = read_pairs(ROOT / "benchmarks/data/heldout.es-en.tsv.gz")
+        pairs = read_pairs(ROOT / "benchmarks/data/heldout.es-en.tsv.gz", "es")
         tokenizer = vocabulary.train(tokenizer_texts(pairs), TINY.text_tokens)
         learner, raw, _ = build(TINY, tokenizer)
         learner.language_model.embed_tokens.weight.data[tokenizer.token_to_id("<end_of_turn>")] *= 4
-    export(learner, raw, tokenizer, folder)
+    export(learner, raw, tokenizer, template(TINY), folder)
     return folder

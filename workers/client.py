@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TypeAlias
@@ -24,6 +24,7 @@ from pipeline.wire import commands, events
 from pipeline.wire.commands import encode_command
 from pipeline.wire.events import Event, decode
 from pipeline.wire.protocol import SUBPROTOCOL, SUPERSEDED
+from workers.links import DEAD_SECONDS, PING_SECONDS, guard
 from workers.protocols import StreamError
 
 DEFAULT_URL = "ws://127.0.0.1:8765/v1/stream"
@@ -31,17 +32,22 @@ DEFAULT_URL = "ws://127.0.0.1:8765/v1/stream"
 FIRST_DELAY, LONGEST_DELAY = 0.1, 3.0
 """Seconds between two attempts to come back: twice as long each time, and some of it at random."""
 
+PASSING = frozenset(("at_capacity", "shutting_down"))
+"""Why one gateway refuses what another one, or the same one later, may not."""
+
 Said: TypeAlias = bytes | commands.Flush | commands.Mark | commands.Update
 """What a client says after ``start``: audio of at most 64 KiB, or a command."""
 
 
 async def converse(
-    url: str,
+    url: str | Sequence[str],
     start: commands.Start,
     said: AsyncIterable[Said],
     *,
     patience: float | None = None,
     key: str | None = None,
+    ping_seconds: float = PING_SECONDS,
+    dead_seconds: float = DEAD_SECONDS,
 ) -> AsyncIterator[Event]:
     """Hold one conversation; when its connection breaks, come back and go on where it was.
 
@@ -50,11 +56,13 @@ async def converse(
     leaves the iterator before its end has left for good: the server ends the stream.
 
     Args:
-        url: the server's ``/v1/stream``.
+        url: the server's ``/v1/stream``; or those of several gateways, which are tried in turn.
         start: how the stream starts.
         said: audio and commands; pacing is theirs. Behind the last, ``stop`` is said.
         patience: seconds for which to try to come back; by default as long as the server keeps the stream.
         key: API key or token, where the server wants one.
+        ping_seconds: how often the server is asked for a sign of life.
+        dead_seconds: after how long without any the connection counts as broken.
 
     Raises:
         StreamError: the server cannot be reached, ended the stream with a fatal error (whose code it has), or
@@ -62,12 +70,13 @@ async def converse(
         SurtitleError: whatever ``said`` raises.
     """
     speech = _Speech(said, start.audio)
-    stream = _Stream(url, start, patience, key)
+    stream = _Stream((url,) if isinstance(url, str) else tuple(url), start, patience, key)
+    pings = {"ping_seconds": ping_seconds, "dead_seconds": dead_seconds}
     try:
         while True:
             connection = await stream.connect()
             try:
-                async with aclosing(_until_broken(connection, stream, speech)) as conversing:
+                async with aclosing(_until_broken(connection, stream, speech, **pings)) as conversing:
                     async for event in conversing:
                         yield event
             finally:
@@ -81,8 +90,13 @@ async def converse(
 class _Stream:
     """Where a conversation is, as far as its server knows."""
 
-    def __init__(self, url: str, start: commands.Start, patience: float | None, key: str | None) -> None:
-        self._url = url
+    def __init__(
+        self, urls: Sequence[str], start: commands.Start, patience: float | None, key: str | None
+    ) -> None:
+        self._urls = urls
+        # Attempts since one got through; each goes to the next gateway.
+        self._attempts = 0
+        self._at = 0
         self._start = start
         self._patience = patience
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -98,8 +112,6 @@ class _Stream:
         Raises:
             StreamError: there is none to be had.
         """
-        loop = asyncio.get_running_loop()
-        attempt = 0
         while True:
             try:
                 connection = await connect(
@@ -107,29 +119,44 @@ class _Stream:
                     subprotocols=[Subprotocol(SUBPROTOCOL)],
                     additional_headers=self._headers,
                     compression=None,
-                    ping_timeout=None,  # a server that is behind reads our pongs late
+                    ping_interval=None,  # see workers.links
                 )
                 await connection.send(encode_command(self._first()))
                 return connection
             except (OSError, InvalidHandshake, InvalidURI, TimeoutError, ConnectionClosed) as error:
-                if self._ready is None:
-                    raise StreamError(
-                        f"no Surtitle server answers at {self._url} ({error})", code="unreachable"
-                    ) from None
-                reason = error
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
-            attempt += 1
-            if loop.time() + delay > self._deadline:
-                raise StreamError(
-                    f"the connection to {self._url} was lost and could not be had again ({reason})",
-                    code="connection_lost",
+                await self._next(
+                    StreamError(f"no Surtitle server answers at {self._url} ({error})", code="unreachable")
                 )
-            await asyncio.sleep(delay)
+
+    @property
+    def _url(self) -> str:
+        return self._urls[self._at]
+
+    async def _next(self, reason: StreamError) -> None:
+        """Turn to the next gateway, at once as long as not all of them have been tried.
+
+        Raises:
+            StreamError: they have, and there is no stream yet or it has been away for too long.
+        """
+        self._at = (self._at + 1) % len(self._urls)
+        self._attempts += 1
+        rounds, untried = divmod(self._attempts, len(self._urls))
+        if untried:
+            return
+        if self._ready is None:
+            raise reason
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (rounds - 1)) * random.uniform(0.5, 1.0)
+        if asyncio.get_running_loop().time() + delay > self._deadline:
+            raise StreamError(
+                f"the connection was lost and could not be had again: {reason}", code="connection_lost"
+            )
+        await asyncio.sleep(delay)
 
     @property
     def _deadline(self) -> float:
         assert self._ready is not None
-        assert self._broken is not None
+        if self._broken is None:
+            self._broken = asyncio.get_running_loop().time()
         limit = self._ready.limits.get("resume_seconds", 0.0)
         return self._broken + (limit if self._patience is None else self._patience)
 
@@ -139,21 +166,31 @@ class _Stream:
         resume = commands.Resume(self._ready.stream_id, self._ready.token, self._seq)
         return replace(self._start, resume=resume)
 
-    def take(self, event: Event) -> None:
-        """Take note of an event.
+    async def take(self, event: Event) -> bool:
+        """Take note of an event; returns whether it is one of the stream.
 
         Raises:
-            StreamError: it ends the stream.
+            StreamError: it ends the stream, or all gateways refuse it.
         """
-        self._seq = event.seq or self._seq
+        if isinstance(event, events.Error) and not event.stream_id:
+            error = StreamError(event.message, code=event.code)
+            # A gateway whose ledger does not answer knows nothing of the streams of others.
+            passing = PASSING | {"unknown_stream"} if len(self._urls) > 1 else PASSING
+            if event.code not in passing or (self._ready is None and len(self._urls) == 1):
+                raise error
+            await self._next(error)
+            return False
+        self._seq = event.seq
         match event:
             case events.Ready():
                 self._ready = event
                 self._broken = None
+                self._attempts = 0
             case events.Done():
                 self.done = True
             case events.Error(fatal=True):
                 raise StreamError(event.message, code=event.code)
+        return True
 
     def broke(self, connection: ClientConnection) -> None:
         """The connection has ended before the stream.
@@ -242,16 +279,21 @@ class _Speech:
 
 
 async def _until_broken(
-    connection: ClientConnection, stream: _Stream, speech: _Speech
+    connection: ClientConnection, stream: _Stream, speech: _Speech, **pings: float
 ) -> AsyncGenerator[Event]:
     """The events of one connection; what is said goes out from the first ``ready`` on."""
     sender: asyncio.Task[None] | None = None
+    clock = asyncio.get_running_loop().time
+    heard = clock()
+    guarding = asyncio.create_task(guard(connection, lambda: heard, **pings))
     try:
         async for message in connection:
+            heard = clock()
             event = decode(str(message))
             if event is None:
                 continue
-            stream.take(event)
+            if not await stream.take(event):
+                return
             if isinstance(event, events.Ack):
                 speech.acknowledge(event.audio_time)
             elif isinstance(event, events.Ready) and sender is None:
@@ -262,6 +304,7 @@ async def _until_broken(
     except ConnectionClosed:
         pass
     finally:
+        guarding.cancel()
         if sender is not None:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)

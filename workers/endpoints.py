@@ -17,8 +17,8 @@ from pipeline.text.ttml import to_ttml
 from workers.access.identity import ANYONE, AccessError, Identity
 from workers.access.tickets import TicketOffice
 from workers.metrics import Metrics
+from workers.published import Published
 from workers.registry import Registry
-from workers.sessions import LiveStream
 from workers.site import Answer, Site
 from workers.watching import CueViewing, LiveSubtitles, Viewing
 
@@ -79,7 +79,7 @@ class Endpoints:
         self._about = about
         self._site = Site()
         # Those that a player has asked for, by stream and language.
-        self._live: WeakKeyDictionary[LiveStream, dict[str, LiveSubtitles]] = WeakKeyDictionary()
+        self._live: WeakKeyDictionary[Published, dict[str, LiveSubtitles]] = WeakKeyDictionary()
 
     def get(
         self, path: str, *, upgrade: bool, identity: Identity = ANYONE
@@ -110,6 +110,12 @@ class Endpoints:
             return self._page(url.path, query)
         except QueryError as error:
             return Answer(HTTPStatus.BAD_REQUEST, f"{error}\n")
+
+    @staticmethod
+    def stream_at(path: str) -> str | None:
+        """Id of the stream that an address is about, if it is about one."""
+        named = _ANY_STREAM.match(urlsplit(path).path)
+        return named and named[1]
 
     def _may_watch(self, stream_id: str, identity: Identity) -> bool:
         stream = self._registry.get(stream_id)
@@ -233,13 +239,13 @@ class Endpoints:
             )
         return Answer(HTTPStatus.OK, text, _VTT, _LASTING)
 
-    def _subtitles(self, stream: LiveStream, language: str) -> LiveSubtitles:
+    def _subtitles(self, stream: Published, language: str) -> LiveSubtitles:
         by_language = self._live.setdefault(stream, {})
         if language not in by_language:
             by_language[language] = LiveSubtitles(language)
         return by_language[language]
 
-    def _find(self, stream_id: str, target: str | None) -> tuple[LiveStream, str] | Answer:
+    def _find(self, stream_id: str, target: str | None) -> tuple[Published, str] | Answer:
         """A stream and one of its languages: the first target, when none is named."""
         stream = self._registry.get(stream_id)
         if stream is None:

@@ -28,14 +28,18 @@ class EventLog:
 
     Args:
         capacity: events that are kept.
+        held: whether events are seen by nobody before they are released.
     """
 
-    def __init__(self, capacity: int = 4096) -> None:
+    def __init__(self, capacity: int = 4096, *, held: bool = False) -> None:
         self._entries: deque[Entry] = deque(maxlen=capacity)
-        # Number of the newest event.
+        # Number of the newest event that is seen.
         self.last_seq = 0
-        # Whether the last event there will be is in the log.
+        # Whether the last event there will be has been appended, and whether it is seen.
+        self.ended = False
         self.closed = False
+        # Events that are not seen yet, where they have to wait for that.
+        self._held: deque[Entry] | None = deque() if held else None
         self._grown = asyncio.Event()
 
     @property
@@ -43,17 +47,47 @@ class EventLog:
         """Number of the oldest event that is kept."""
         return self.last_seq - len(self._entries) + 1
 
-    def append(self, event: Event, *, last: bool = False) -> None:
+    def append(self, event: Event, *, last: bool = False) -> Entry:
         """Add the next event; after the ``last`` one, followers come to their end."""
-        self._entries.append(Entry(event, encode(event)))
-        self.last_seq = event.seq
-        self.closed = last
+        entry = Entry(event, encode(event))
+        self.ended = last
+        if self._held is None:
+            self.fill([entry], closed=last)
+        else:
+            self._held.append(entry)
+        return entry
+
+    def release(self, seq: int) -> None:
+        """Have events up to ``seq`` be seen."""
+        released = []
+        while self._held and self._held[0].event.seq <= seq:
+            released.append(self._held.popleft())
+        if released:
+            self.fill(released, closed=self.ended and not self._held)
+
+    def discard(self) -> None:
+        """Forget what is not seen yet, for another gateway goes on; hold nothing any more."""
+        self._held, self.ended = None, False
+
+    def fill(self, entries: Sequence[Entry], *, closed: bool = False) -> None:
+        """Add events that may be seen, by their numbers; what is before a gap in these is forgotten."""
+        for entry in entries:
+            if entry.event.seq != self.last_seq + 1:
+                self._entries.clear()
+            self._entries.append(entry)
+            self.last_seq = entry.event.seq
+        self.closed = closed
+        self.ended = self.ended or closed
         self._grown.set()
         self._grown = asyncio.Event()
 
     def kept(self, after_seq: int) -> Sequence[Entry]:
-        """The events after ``after_seq`` that are kept."""
+        """The events after ``after_seq`` that are kept and seen."""
         return list(islice(self._entries, max(0, after_seq + 1 - self.first_seq), None))
+
+    def unseen(self) -> Sequence[Entry]:
+        """The events that are not seen yet."""
+        return list(self._held or ())
 
     async def grown(self, after_seq: int) -> None:
         """Wait until there is an event after ``after_seq``, or there will be none."""

@@ -7,8 +7,8 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -25,7 +25,6 @@ from pipeline.errors import ProtocolError, SurtitleError
 from pipeline.wire import commands, events
 from pipeline.wire.events import Sequencer
 from pipeline.wire.protocol import (
-    EXPIRED,
     INTERNAL,
     NORMAL,
     POLICY,
@@ -37,6 +36,8 @@ from pipeline.wire.protocol import (
 )
 from workers.access.guard import Guard, Visitor
 from workers.access.identity import AccessError
+from workers.bookkeeper import Bookkeeper
+from workers.clock import unix_clock
 from workers.dialects.base import Dialect, Reply, Step
 from workers.dialects.native import START_SECONDS, Native
 from workers.dialects.routes import REALTIME, dialect_at
@@ -44,8 +45,10 @@ from workers.endpoints import TICKETS_PATH, Endpoints, refusal, ticket
 from workers.eventlog import Entry
 from workers.fleet import Fleet
 from workers.incoming import Incoming
+from workers.links import DEAD_SECONDS, PING_SECONDS, give_up_on_the_dead, guard, until_expired
 from workers.metrics import Metrics
 from workers.protocols import StreamError
+from workers.published import Published
 from workers.registry import Registry
 from workers.sessions import LiveStream
 from workers.sinks.board import Board
@@ -57,14 +60,6 @@ logger = logging.getLogger(__name__)
 
 SEND_SECONDS = 10.0
 """How long one event may take to leave before its reader counts as too slow."""
-
-PING_SECONDS = 20.0
-DEAD_SECONDS = 40.0
-"""Pings go out this often, and a peer whose TCP acknowledges nothing for that long is gone.
-
-A missing pong proves nothing: a client that sends faster than real time is not read from for a
-while, and its pongs stand in line behind its audio.
-"""
 
 HARD_LIMIT = 1024 * 1024
 """Frames beyond this are refused before they are read, without an ``error`` event."""
@@ -85,8 +80,11 @@ class Gateway:
         sinks: where captions can be pushed to.
         guard: who lets people in; everybody, by default.
         tls: with what connections are encrypted; ``None`` for not at all.
+        keeper: writes streams into the ledger that gateways share; ``None`` where there is no other gateway.
         send_seconds: how long one event may take to leave before its reader counts as too slow.
-        clock: Unix time in seconds.
+        ping_seconds: how often clients and viewers are asked for a sign of life.
+        dead_seconds: after how long without any a connection is cut.
+        clock: Unix time in seconds that does not jump; by default one that starts now.
     """
 
     def __init__(
@@ -101,10 +99,23 @@ class Gateway:
         sinks: Sequence[SinkSettings] = (),
         guard: Guard | None = None,
         tls: ssl.SSLContext | None = None,
+        keeper: Bookkeeper | None = None,
         send_seconds: float = SEND_SECONDS,
-        clock: Callable[[], float] = time.time,
+        ping_seconds: float = PING_SECONDS,
+        dead_seconds: float = DEAD_SECONDS,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.registry = Registry(encoders, decoders, model=model, limits=limits, clock=clock, metrics=metrics)
+        clock = clock or unix_clock()
+        self.registry = Registry(
+            encoders,
+            decoders,
+            model=model,
+            limits=limits,
+            clock=clock,
+            metrics=metrics,
+            keeper=keeper,
+            gone=self._gone,
+        )
         about = {"model": model, "languages": languages, "limits": limits.as_dict()}
         self._endpoints = Endpoints(self.registry, metrics, about)
         self._sinks = Board(sinks, clock=clock, metrics=metrics)
@@ -115,6 +126,8 @@ class Gateway:
         self._metrics = metrics
         self._limits = limits
         self._send_seconds = send_seconds
+        self._ping_seconds = ping_seconds
+        self._dead_seconds = dead_seconds
         self._clock = clock
         # For each stream that has a connection: resolved when another connection takes it over.
         self._owners: dict[str, asyncio.Future[None]] = {}
@@ -136,8 +149,7 @@ class Gateway:
             max_size=HARD_LIMIT,
             max_queue=4,
             open_timeout=START_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=None,
+            ping_interval=None,  # see workers.links
             close_timeout=5,
             server_header=None,
         )
@@ -157,16 +169,16 @@ class Gateway:
                 await self.registry.idle()
                 await self._alone.wait()  # until their clients have been told
 
-    def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         upgrade = any("websocket" in value.lower() for value in request.headers.get_all("Upgrade"))
         try:
-            answer = self._answer(connection, request, upgrade)
+            answer = await self._answer(connection, request, upgrade)
         except AccessError as error:
             self._metrics.refused.labels(error.code).inc()
             answer = refusal(error)
         return None if answer is None else _response(connection, answer)
 
-    def _answer(self, connection: ServerConnection, request: Request, upgrade: bool) -> Answer | None:
+    async def _answer(self, connection: ServerConnection, request: Request, upgrade: bool) -> Answer | None:
         """Let a request in and answer it; ``None`` for a WebSocket.
 
         Raises:
@@ -181,40 +193,25 @@ class Gateway:
         self._visitors[connection] = visitor
         if dialect_at(request.path, request.headers) is not None:
             return None if upgrade else _NO_PAGE
+        if (stream_id := self._endpoints.stream_at(request.path)) is not None:
+            await self.registry.find(stream_id)
         answer = self._endpoints.get(request.path, upgrade=upgrade, identity=visitor.identity)
         return answer if isinstance(answer, Answer) else None
 
     async def _handle(self, connection: ServerConnection) -> None:
-        _give_up_on_the_dead(connection)
+        give_up_on_the_dead(connection, self._dead_seconds)
         assert connection.request is not None
         path, headers = connection.request.path, connection.request.headers
         visitor = self._visitors[connection]
+        expires = visitor.identity.expires
         try:
-            with self._until_expired(connection, visitor):
+            with until_expired(connection, None if expires is None else expires - time.time()):
                 await self._serve(connection, path, headers, visitor)
         except ConnectionClosed:
             return
         except Exception:
             logger.exception("a connection failed")
             await connection.close(INTERNAL)
-
-    @contextmanager
-    def _until_expired(self, connection: ServerConnection, visitor: Visitor) -> Iterator[None]:
-        """Close the connection when what its visitor has shown is not good any more."""
-        expires = visitor.identity.expires
-        if expires is None:
-            yield
-            return
-
-        async def close() -> None:
-            await asyncio.sleep(expires - self._clock())
-            await connection.close(EXPIRED, "what was shown at the start is not good any more")
-
-        closing = asyncio.create_task(close())
-        try:
-            yield
-        finally:
-            closing.cancel()
 
     async def _serve(
         self, connection: ServerConnection, path: str, headers: Headers, visitor: Visitor
@@ -233,7 +230,8 @@ class Gateway:
     async def _view(self, connection: ServerConnection, showing: Coroutine[None, None, None]) -> None:
         self._metrics.viewers.inc()
         try:
-            await self._until_either_ends(connection, showing, _drain(connection))
+            began = asyncio.get_running_loop().time()
+            await self._until_either_ends(connection, showing, _drain(connection), lambda: began)
         finally:
             self._metrics.viewers.dec()
 
@@ -270,7 +268,7 @@ class Gateway:
             return
         superseded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         previous = self._owners.get(stream.id)
-        if previous is not None:
+        if previous is not None and not previous.done():
             previous.set_result(None)
         self._owners[stream.id] = superseded
         self._alone.clear()
@@ -301,6 +299,7 @@ class Gateway:
                 connection,
                 self._write(connection, stream, after_seq, messages),
                 incoming.run(steps),
+                lambda: incoming.quiet_since,
                 superseded,
             )
         finally:
@@ -313,6 +312,12 @@ class Gateway:
                 self.registry.detached(stream, left=left)
         if superseded.done():
             await connection.close(SUPERSEDED, "another connection resumed the stream")
+
+    def _gone(self, stream: LiveStream) -> None:
+        """Another gateway has the stream."""
+        owner = self._owners.get(stream.id)
+        if owner is not None and not owner.done():
+            owner.set_result(None)
 
     async def _start(
         self, connection: ServerConnection, dialect: Dialect, visitor: Visitor
@@ -337,13 +342,19 @@ class Gateway:
                 f"no start came within {dialect.start_seconds:g} s; the first message must be start",
                 code="not_started",
             ) from None
+        take_place = partial(self._guard.take_place, visitor)
         if start.resume is not None:
-            stream = self.registry.resume(start.resume, visitor.identity.tenant)
+            running = self.registry.get(start.resume.stream_id)
+            stream = await self.registry.resume(start.resume, visitor.identity.tenant, take_place)
+            if stream is not running:
+                self._sinks.attach(stream, stream.sinks)
             return stream, start.resume.after_seq, steps[1:]
         self._sinks.check(start)
-        leave = self._guard.take_place(visitor)
+        leave = take_place()
         try:
-            stream = await self.registry.open(start, visitor.identity.tenant, leave)
+            stream = await self.registry.open(
+                start, visitor.identity.tenant, leave, resumable=dialect.resumable
+            )
         except BaseException:
             leave()
             raise
@@ -366,7 +377,7 @@ class Gateway:
     async def _write(
         self,
         connection: ServerConnection,
-        stream: LiveStream,
+        stream: Published,
         after_seq: int,
         messages: Callable[[Entry], Iterable[str]],
     ) -> None:
@@ -389,15 +400,19 @@ class Gateway:
         connection: ServerConnection,
         writing: Coroutine[None, None, None],
         reading: Coroutine[None, None, None],
+        quiet_since: Callable[[], float | None],
         *others: asyncio.Future[None],
     ) -> None:
         """Read and write until all is written, the connection is gone, or one of ``others`` is done.
 
-        Reading alone may end earlier, or be held up by a full stream, and tells nothing.
+        Reading alone may end earlier, or be held up by a full stream, and tells nothing. ``quiet_since`` is
+        as in :func:`~workers.links.guard`.
         """
         writer, reader = asyncio.create_task(writing), asyncio.create_task(reading)
         closed = asyncio.create_task(connection.wait_closed())
-        tasks = (writer, reader, closed)
+        pings = {"ping_seconds": self._ping_seconds, "dead_seconds": self._dead_seconds}
+        guarding = asyncio.create_task(guard(connection, quiet_since, **pings))
+        tasks = (writer, reader, closed, guarding)
         try:
             await asyncio.wait((writer, closed, *others), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -428,9 +443,3 @@ def _response(connection: ServerConnection, answer: Answer) -> Response:
     for name, value in answer.headers.items():
         response.headers[name] = value
     return response
-
-
-def _give_up_on_the_dead(connection: ServerConnection) -> None:
-    sock = connection.transport.get_extra_info("socket")
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_SECONDS * 1000))

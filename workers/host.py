@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from pipeline.batching import Batch, Steps
-from pipeline.errors import SurtitleError
+from pipeline.batching import Batch, Steps, is_out_of_memory
+from pipeline.errors import ShortMemoryError, SurtitleError
 from pipeline.gemma.matformer import Widths
 from workers.messages import (
     Done,
@@ -88,6 +88,7 @@ class StreamHost(ABC, Generic[State]):
     async def step(self, batch: Sequence[Request[Any]]) -> Reply:
         """Carry out requests; one that fails leaves the others alone. Returns when all are done."""
         loop = asyncio.get_running_loop()
+        arrived = loop.time()
         asked = [_Asked(request, loop.create_future()) for request in batch]
         self._arrived += asked
         if self._rounds is None:
@@ -97,7 +98,7 @@ class StreamHost(ABC, Generic[State]):
         self._requests += len(batch)
         seconds = self._busy_seconds - self._told_seconds
         self._told_seconds = self._busy_seconds
-        return Reply(outcomes, self._credits, seconds)
+        return Reply(outcomes, self._credits, seconds, loop.time() - arrived)
 
     async def narrow(self, widths: Widths | None) -> None:
         """Go on in a sub-model of the ladder with all streams, those that come included."""
@@ -176,9 +177,7 @@ class StreamHost(ABC, Generic[State]):
             if isinstance(result, Exception):
                 done.append((asked, self._failed(asked.request, result)))
             else:
-                state = self._streams.get(stream)
-                checkpoint = None if state is None else state.checkpoint()
-                done.append((asked, Done(tuple(result), checkpoint)))
+                done.append((asked, self._finished(asked.request, result)))
             self._begin(stream, done)
         self._busy_seconds += time.perf_counter() - started
         return done
@@ -209,6 +208,13 @@ class StreamHost(ABC, Generic[State]):
             return self._failed(request, error)
         return None
 
+    def _finished(self, request: Request[Any], items: Sequence[object]) -> Outcome:
+        try:
+            state = self._streams.get(request.stream)
+            return Done(tuple(items), None if state is None else state.checkpoint())
+        except Exception as error:
+            return self._failed(request, error)
+
     def _failed(self, request: Request[Any], error: Exception) -> Failed:
         """Whatever a stream's input provokes must end that stream and no other."""
         self._failures += 1
@@ -217,6 +223,8 @@ class StreamHost(ABC, Generic[State]):
             self._streams.pop(request.stream, None)
         if isinstance(error, SurtitleError):
             return Failed(error.code, str(error), lost)
+        if is_out_of_memory(error):
+            return Failed(ShortMemoryError.code, "there is not enough memory to go on with this stream")
         # The kind of error and where it came from, alone: the text of an exception can hold what was said.
         logger.error(
             "stream %s failed in %s: %s\n%s",

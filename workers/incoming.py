@@ -55,6 +55,8 @@ class Incoming:
         self._pace = pace
         self._reply = reply
         self._end = end
+        # Since when all has been read that came, by the event loop's clock; None while something is at work.
+        self.quiet_since: float | None = None
 
     async def run(self, steps: Sequence[Step]) -> None:
         """Carry messages until there are no more, or one ends the stream.
@@ -86,6 +88,7 @@ class Incoming:
             StreamError: it has said nothing for too long.
         """
         seconds = self._limits.idle_seconds
+        self.quiet_since = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(seconds or None):
                 return await self._connection.recv()
@@ -93,6 +96,8 @@ class Incoming:
             raise StreamError(
                 f"nothing came for {seconds:g} s; say stop when there is no more audio", code="idle"
             ) from None
+        finally:
+            self.quiet_since = None
 
     async def _take(self, steps: Sequence[Step]) -> None:
         for step in steps:

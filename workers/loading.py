@@ -26,7 +26,7 @@ def load_encoder(path: str, device: str, dtype: str) -> Loaded[EncoderStream]:
     Raises:
         CheckpointError: it is not a model.
     """
-    model = Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype))
+    model = Gemma3n.from_pretrained(path, device, getattr(torch, dtype), stages={"encoder"})
     # Have Numba compile and torch allocate before the first speaker waits for it.
     SpeechEncoder(model, StreamConfig()).push(bytes(2 * SAMPLE_RATE))
     model.encode_audio(np.zeros(SAMPLE_RATE, np.float32))
@@ -39,9 +39,9 @@ def load_decoder(path: str, device: str, dtype: str, ple: str | None = None) -> 
     Arguments and errors are those of :func:`load_encoder`; besides, ``ple`` is a file of converted per-layer
     embeddings.
     """
-    model = Gemma3n.from_pretrained(path, device=device, dtype=getattr(torch, dtype), ple=ple)
+    model = Gemma3n.from_pretrained(path, device, getattr(torch, dtype), ple=ple, stages={"decoder"})
     pool = model.new_pool()
-    model.generate([model.config.text.bos_token_id], max_new_tokens=1)  # has Numba compile its kernel
+    model.generate([model.config.text.bos_token_id], max_new_tokens=1)  # has Numba compile its kernels
     return Loaded(partial(SpeechTranslator, model, pool=pool), model.step, ladder(model.config.text))
 
 

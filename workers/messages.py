@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
-from pipeline.config import StreamConfig
+from pipeline.config import ContextConfig, StreamConfig
 from pipeline.gemma.matformer import Widths
 
 Item = TypeVar("Item")
@@ -62,6 +62,7 @@ class Update:
     stream: str
     targets: tuple[str, ...] | None = None
     partials: bool | None = None
+    context: ContextConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,13 @@ class Reply:
         outcomes: one for each request.
         credits: how many more streams the worker would take.
         seconds: how long the worker was busy with the batch.
+        inside: from the batch's arrival in the worker to its reply; what a call takes beyond it is the way.
     """
 
     outcomes: Sequence[Outcome]
     credits: int
     seconds: float
+    inside: float = 0.0
 
 
 @dataclass(frozen=True)

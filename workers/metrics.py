@@ -16,6 +16,7 @@ RECENT_FINALS, RECENT_SECONDS = 256, 10.0
 """How many finals, of how many last seconds, tell how the server is doing."""
 
 _LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_HOP_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.016, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class Metrics:
@@ -35,6 +36,14 @@ class Metrics:
         self.viewers = Gauge("surtitle_viewers", "Viewers connected now.", registry=self.registry)
         self.started = Counter("surtitle_streams_started", "Streams started.", registry=self.registry)
         self.resumes = Counter("surtitle_resumes", "Streams resumed.", registry=self.registry)
+        self.taken_over = Counter(
+            "surtitle_streams_taken_over", "Streams taken over from other gateways.", registry=self.registry
+        )
+        self.ledger_up = Gauge(
+            "surtitle_ledger_up",
+            "1 while the ledger that gateways share answers; 0 where there is none.",
+            registry=self.registry,
+        )
         self.errors = Counter(
             "surtitle_errors", "Error events sent, by code.", ["code"], registry=self.registry
         )
@@ -110,7 +119,15 @@ class Metrics:
             registry=self.registry,
         )
 
-    def observe_call(self, stage: str, requests: int, seconds: float, away: float) -> None:
+        self._hop_seconds = Histogram(
+            "surtitle_hop_duration_seconds",
+            "Time that a call to a worker and its reply were on the way, without the time in the worker.",
+            ["stage"],
+            buckets=_HOP_BUCKETS,
+            registry=self.registry,
+        )
+
+    def observe_call(self, stage: str, requests: int, seconds: float, away: float, way: float) -> None:
         """Count a call to a worker of ``stage``: ``encoder`` or ``decoder``.
 
         Args:
@@ -118,10 +135,12 @@ class Metrics:
             requests: in the call.
             seconds: that the worker was busy with it and with others at the same time.
             away: seconds from the call to its reply.
+            way: how many of those went by on the way there and back.
         """
         self._batch_size.labels(stage).observe(requests)
         self._step_seconds.labels(stage).observe(seconds)
         self._call_seconds.labels(stage).observe(away)
+        self._hop_seconds.labels(stage).observe(max(0.0, way))
 
     def observe_final(self, latency: float) -> None:
         """Count a final translation that came ``latency`` seconds behind its utterance."""

@@ -26,6 +26,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.errors import SurtitleError
 from pipeline.gemma.matformer import Widths
 from workers.host import StreamHost
+from workers.ledger import FORMAT, Ledger, Record, Verdict, Write
 from workers.messages import Reply, Request, WorkerInfo, WorkerStats
 from workers.protocols import Load, WorkerLostError
 
@@ -97,6 +98,43 @@ class RayWorker:
     async def check_health(self) -> None:
         """Return when the worker's event loop runs."""
         await _reply(self._actor.check_health.remote())
+
+
+class RayLedger:
+    """The :class:`~workers.ledger.Ledger` that all gateways of a cluster share; the first one starts it.
+
+    It outlives them all. The CPU that it reserves, next to nothing, keeps it off nodes without any: those of
+    gateways, which it has to survive. Where its node is lost, Ray starts it anew, empty, on another.
+    """
+
+    def __init__(self) -> None:
+        self._actor = (
+            ray.remote(Ledger)
+            .options(
+                name=f"ledger {FORMAT}",
+                namespace="surtitle",
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0.001,
+                max_restarts=-1,
+                max_task_retries=0,
+                max_concurrency=1_000,  # nearly all of them wait for events
+                enable_task_events=False,
+            )
+            .remote()
+        )
+
+    async def write(self, batch: Sequence[Write]) -> list[Verdict]:
+        """Take what a gateway has."""
+        return await _reply(self._actor.write.remote(batch))
+
+    async def claim(self, stream: str, token: str, tenant: str) -> Record | None:
+        """Give a stream to whoever asks and may have it."""
+        return await _reply(self._actor.claim.remote(stream, token, tenant))
+
+    async def read(self, stream: str, after_seq: int, seconds: float) -> Record | None:
+        """A stream's events."""
+        return await _reply(self._actor.read.remote(stream, after_seq, seconds))
 
 
 def on_cluster() -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pipeline.batching import CarryOut, Steps
-from pipeline.config import StreamConfig
+from pipeline.config import ContextConfig, StreamConfig
 from pipeline.errors import SurtitleError
 from pipeline.gemma.matformer import Widths
 from workers.messages import Reply, Request, WorkerInfo, WorkerStats
@@ -95,11 +95,18 @@ class DecoderStream(HostedStream, Protocol):
     def resize(self, ffn_widths: Widths | None) -> None:
         """Go on in another sub-model."""
 
-    def update(self, *, targets: tuple[str, ...] | None, partials: bool | None) -> None:
+    def update(
+        self,
+        *,
+        targets: tuple[str, ...] | None,
+        partials: bool | None,
+        context: ContextConfig | None,
+    ) -> None:
         """Change settings from the next utterance on.
 
         Raises:
             LanguageError: the model does not know one of the targets.
+            UnsupportedError: the model was not made for a context.
         """
 
     def resume(self, checkpoint: Any, utterance: int, shown: Mapping[str, str]) -> None:

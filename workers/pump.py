@@ -44,8 +44,8 @@ class Pump:
         silence: seconds without a sign of life after which it is, too.
         spare: whether the worker is there for streams of others that are lost, and takes no new ones.
         patience: seconds between two attempts to start a worker that was lost.
-        observe: told of every call: requests in it, seconds that the worker was busy with it, and from the
-            call to the reply.
+        observe: told of every call: requests in it, seconds that the worker was busy with it, from the call
+            to the reply, and how many of those went by on the way there and back.
         lost: told when the worker is lost.
     """
 
@@ -59,7 +59,7 @@ class Pump:
         silence: float = SILENCE_SECONDS,
         patience: float = 1.0,
         spare: bool = False,
-        observe: Callable[[int, float, float], None] | None = None,
+        observe: Callable[[int, float, float, float], None] | None = None,
         lost: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
@@ -246,7 +246,7 @@ class Pump:
         self.busy_seconds += reply.seconds
         self.on_room()
         if self._observe is not None:
-            self._observe(len(batch), reply.seconds, away)
+            self._observe(len(batch), reply.seconds, away, away - reply.inside)
         for (_, future), outcome in zip(batch, reply.outcomes, strict=True):
             if not future.done():
                 future.set_result(outcome)

@@ -42,6 +42,8 @@ class Seat:
         shown: number of the running utterance and its stable text, as in
             :class:`~workers.messages.Resumption`.
         moved: told when the stream has gone on on another worker.
+        begun: whether another gateway has begun the stream,
+        checkpoint: and what its worker has given to go on from, if anything.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class Seat:
         *,
         shown: Callable[[], tuple[int, Mapping[str, str]]] = lambda: (0, {}),
         moved: Callable[[], None] | None = None,
+        begun: bool = False,
+        checkpoint: object | None = None,
     ) -> None:
         self._fleet = fleet
         self._stream = stream
@@ -59,7 +63,8 @@ class Seat:
         self._shown = shown
         self._moved = moved
         self._pump: Pump | None = None
-        self._checkpoint: object | None = None
+        self._begun = begun
+        self._checkpoint = checkpoint
         # Requests since the checkpoint, the last of which may not have been answered yet.
         self._since: list[Request[Any]] = []
 
@@ -75,7 +80,8 @@ class Seat:
             if self._pump is None:
                 break
             try:
-                outcome = await self._pump.request(Open(self._stream, self._config))
+                opening = self._resuming() if self._begun else Open(self._stream, self._config)
+                outcome = await self._pump.request(opening)
             except WorkerLostError:
                 continue
             if _is_lost(outcome):
@@ -109,6 +115,11 @@ class Seat:
         return outcome
 
     @property
+    def settled(self) -> tuple[object | None] | None:
+        """The last checkpoint, if nothing was requested behind it."""
+        return None if self._since else (self._checkpoint,)
+
+    @property
     def narrowed(self) -> bool:
         """Whether the worker uses a sub-model that is narrower than the whole."""
         return self._pump is not None and self._pump.widths != self._pump.ladder[0]
@@ -117,6 +128,9 @@ class Seat:
         """Have the worker forget the stream."""
         if self._pump is not None:
             self._pump.release(self._stream)
+
+    def _resuming(self) -> Open:
+        return Open(self._stream, self._config, Resumption(self._checkpoint, *self._shown()))
 
     async def _go_on(self) -> Outcome:
         """Go on on another worker; returns the outcome of the last request."""
@@ -135,8 +149,7 @@ class Seat:
 
     async def _try_elsewhere(self) -> Outcome | None:
         self._pump = pump = await self._fleet.take_soon(PATIENCE)
-        resumption = Resumption(self._checkpoint, *self._shown())
-        requests = (Open(self._stream, self._config, resumption), *self._since)
+        requests = (self._resuming(), *self._since)
         results = await asyncio.gather(*map(pump.request, requests), return_exceptions=True)
         for result in results:
             if isinstance(result, WorkerLostError):

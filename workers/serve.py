@@ -21,13 +21,14 @@ from workers import logs, placement
 from workers.access.guard import Guard
 from workers.access.tls import Certificate
 from workers.autoscale import Forecast
+from workers.bookkeeper import Bookkeeper
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.endpoints import STREAM_PATH
 from workers.gateway import Gateway
 from workers.loading import load_decoder, load_encoder
 from workers.metrics import Metrics
-from workers.placement import RayWorker
+from workers.placement import RayLedger, RayWorker
 from workers.pool import run_pool
 from workers.protocols import DecoderStream, EncoderStream, Load
 from workers.settings import Settings, SettingsError, read_settings
@@ -195,9 +196,14 @@ async def _serve(
     )
     metrics = Metrics()
     metrics.forecast(Forecast(settings.streams * min(settings.encoder_workers, settings.decoder_workers)))
-    async with run_pool(
-        encoders, decoders, metrics, spares=settings.spares, target_load=settings.target_load
-    ) as pool:
+    # A Ray of our own ends with us, and so would a ledger on it.
+    keeper = Bookkeeper(RayLedger(), metrics) if placement.on_cluster() else None
+    async with (
+        run_pool(
+            encoders, decoders, metrics, spares=settings.spares, target_load=settings.target_load
+        ) as pool,
+        _running(keeper),
+    ):
         gateway = Gateway(
             pool.encoders,
             pool.decoders,
@@ -208,12 +214,24 @@ async def _serve(
             sinks=settings.sinks,
             guard=guard,
             tls=certificate.context if certificate else None,
+            keeper=keeper,
         )
         async with gateway.serve(sock), _fresh(certificate):
             host, port = sock.getsockname()[:2]
             print(_ready_line(host, port, model, settings), file=sys.stderr, flush=True)
             await draining.wait()
             await gateway.drain(settings.drain_seconds)
+
+
+@asynccontextmanager
+async def _running(keeper: Bookkeeper | None) -> AsyncIterator[None]:
+    """Have streams be written into the ledger while the block runs."""
+    writing = asyncio.create_task(keeper.run(), name="bookkeeper") if keeper else None
+    try:
+        yield
+    finally:
+        if writing is not None:
+            writing.cancel()
 
 
 @asynccontextmanager

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,23 @@ from pipeline.audio.codecs import CompressedDecoder
 from pipeline.audio.pcm import to_s16le
 from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.errors import SurtitleError
-from pipeline.text.subtitles import Cue
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event, Sequencer
 from workers import messages, watchdog
+from workers.bookkeeper import Book
 from workers.eventlog import EventLog
 from workers.fleet import Fleet
+from workers.ledger import Record
 from workers.mailbox import Mailbox
-from workers.messages import Failed, Outcome, Push
+from workers.markers import MARKERS, Control, Heard, Point, runs
+from workers.messages import Done, Failed, Outcome, Push
 from workers.metrics import Latencies, Metrics
+from workers.mirror import entries_of, settings_of
 from workers.protocols import StreamError
+from workers.published import Published
 from workers.pump import item_bytes
 from workers.seat import Seat
+from workers.told import Told
 from workers.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -56,24 +60,9 @@ BEHIND_SECONDS = 2.0
 CAUGHT_UP_SECONDS = 1.0
 """When a ``status`` event tells that text lags behind the audio received, and when that it does no more."""
 
-KEPT_FINALS = 20_000
-"""Finals that a stream keeps for its subtitle files: a day and night of speech."""
 
-
-@dataclass(frozen=True)
-class _Heard:
-    """All audio before ``audio_time`` is in the speech events that stand before this."""
-
-    audio_time: float
-
-
-Control: TypeAlias = commands.Flush | commands.Mark | commands.Update | commands.Stop
-Marker: TypeAlias = Control | _Heard
-_MARKERS = (commands.Flush, commands.Mark, commands.Update, commands.Stop, _Heard)
-
-
-class LiveStream:
-    """One stream, from ``start`` to ``done``.
+class LiveStream(Published):
+    """One stream, from ``start`` to ``done``, or from where another gateway was.
 
     Args:
         config: how it is heard and translated.
@@ -83,6 +72,9 @@ class LiveStream:
         clock: Unix time in seconds.
         metrics: where the server counts.
         tenant: whose stream it is.
+        sinks: names of those to which its captions are pushed.
+        record: of the stream, when another gateway had it; settings are then taken from there.
+        shared: whether other gateways may take it over: then :attr:`book` has to be set.
     """
 
     def __init__(
@@ -95,19 +87,25 @@ class LiveStream:
         clock: Callable[[], float],
         metrics: Metrics,
         tenant: str = "",
+        sinks: tuple[str, ...] = (),
+        record: Record | None = None,
+        shared: bool = False,
     ) -> None:
-        self.tenant = tenant
-        self.id = secrets.token_urlsafe(12)
-        self.token = secrets.token_urlsafe(24)
-        self.config = config
-        self.targets = config.targets
-        self.log = EventLog()
-        self.transcripts: deque[events.Transcript] = deque(maxlen=KEPT_FINALS)
-        self.translations: deque[events.Translation] = deque(maxlen=KEPT_FINALS)
+        stream_id = secrets.token_urlsafe(12) if record is None else record.stream
+        super().__init__(stream_id, config, tenant, EventLog(held=shared), sinks)
+        self.token = secrets.token_urlsafe(24) if record is None else record.title.token
+        self.book: Book | None = None
+        # What its client knows, and an acknowledgement that waits until others could go on from there.
+        self._told = Told()
+        self._withheld: events.Ack | None = None
+        # Whether another gateway has the stream, and whether its client could go there.
+        self._gone = False
+        self.resumable = True
+        point = Point() if record is None else self._take_up(record)
+        self._sequencer = Sequencer(self.id, self.log.last_seq)
         self._describe = describe
         self._clock = clock
         self._metrics = metrics
-        self._sequencer = Sequencer(self.id)
         self._latencies = Latencies()
         # Number of the connection that may bring audio; the next one takes it over.
         self._epoch = 0
@@ -115,27 +113,36 @@ class LiveStream:
         self._pcm = AudioFormat() if config.audio.compressed else config.audio
         moved = metrics.moved.labels
         hosted = replace(config, audio=self._pcm)
-        self._encoder = Seat(encoders, self.id, hosted, moved=moved("encoder").inc)
-        # Stable text of the running utterance: by target, and the transcript's as "".
-        self._shown: dict[str, str] = {}
+        begun = record is not None
+        self._encoder = Seat(
+            encoders,
+            self.id,
+            hosted,
+            moved=moved("encoder").inc,
+            begun=begun,
+            checkpoint=point.encoder,
+        )
         self._decoder = Seat(
             decoders,
             self.id,
             hosted,
-            shown=lambda: (self._utterances, self._shown),
+            shown=lambda: (self._told.utterances, self._told.shown),
             moved=moved("decoder").inc,
+            begun=begun,
+            checkpoint=point.decoder,
         )
+        # Frames that the encoder knows already; compressed audio has to come again from its first byte, and
+        # what was heard of it is skipped.
+        self._known = point.frames
+        self._skip = point.frames if config.audio.compressed else 0
         # Bytes and frames received so far, and the start of a frame that was cut.
-        self._bytes = 0
-        self._frames = 0
+        self._frames = point.frames - self._skip
+        self._bytes = self._frames * self._pcm.bytes_per_frame
         self._rest = b""
-        # Seconds of audio that have been translated.
-        self._audio_time = 0.0
         self._watchdog = Watchdog(watchdog.STALL_SECONDS)
         # What the last status told.
         self._behind = False
         self._action = "none"
-        self._utterances = 0
         bytes_per_second = self._pcm.sample_rate * self._pcm.bytes_per_frame
         self._piece = _whole_frames(min(PIECE_BYTES, bytes_per_second), self._pcm)
         self._inbox: Mailbox[bytes | Control] = Mailbox(
@@ -156,19 +163,9 @@ class LiveStream:
         return self._bytes
 
     @property
-    def audio_time(self) -> float:
-        """Seconds of audio whose text has been published."""
-        return self._audio_time
-
-    def finals(self, language: str) -> list[events.UtteranceText]:
-        """Final texts so far in one of the targets or in the spoken language."""
-        if language == self.config.source:
-            return list(self.transcripts)
-        return [event for event in self.translations if event.target == language]
-
-    def cues(self, language: str) -> list[Cue]:
-        """The same as subtitles."""
-        return [Cue(event.start, event.end, event.stable) for event in self.finals(language) if event.stable]
+    def owned(self) -> bool:
+        """Whether no other gateway has taken the stream over."""
+        return not self._gone
 
     async def open(self) -> None:
         """Make room for the stream in both workers.
@@ -211,7 +208,7 @@ class LiveStream:
         self._rest = data[whole:]
         for start in range(0, whole, self._piece):
             await self._entry.wait_for_room()
-            if epoch != self._epoch or self.log.closed:
+            if epoch != self._epoch or self.log.ended:
                 return
             piece = data[start : min(start + self._piece, whole)]
             self._entry.put(piece)
@@ -237,6 +234,15 @@ class LiveStream:
         """End the stream with a fatal ``error`` event; cancel :meth:`run` after it."""
         self._tell(events.Error(code=error.code, message=str(error), fatal=True), last=True)
 
+    def abandon(self) -> None:
+        """Another gateway has the stream; cancel :meth:`run` behind it. The log is that one's from now on."""
+        self._gone = True
+        self._epoch += 1
+        self.log.discard()
+        for finals in (self.transcripts, self.translations):
+            while finals and finals[-1].seq > self.log.last_seq:
+                finals.pop()
+
     async def run(self) -> None:
         """Live until ``done`` or a fatal ``error`` has been published; leaves nothing in the workers."""
         try:
@@ -259,7 +265,7 @@ class LiveStream:
         decoder = CompressedDecoder(self.config.audio.encoding)
         try:
             while True:
-                for run in _runs(await self._entry.take(PIECE_BYTES)):
+                for run in runs(await self._entry.take(PIECE_BYTES)):
                     match run:
                         case tuple():
                             await self._take_decoded(decoder.push(b"".join(run)))
@@ -278,43 +284,52 @@ class LiveStream:
         """Put decoded audio into the inbox as there is room; decode it off the event loop, and not ahead."""
         while (samples := await asyncio.to_thread(_second, pieces)) is not None:
             await self._inbox.wait_for_room()
-            self._inbox.put(to_s16le(samples))
             self._received(len(samples))
+            news = samples[self._skip :]
+            self._skip -= len(samples) - len(news)
+            if len(news):
+                self._inbox.put(to_s16le(news))
 
     async def _listen(self) -> None:
         """Front half: audio through the encoder, commands past it, in order."""
         bytes_per_second = self._pcm.sample_rate * self._pcm.bytes_per_frame
-        heard = 0
+        heard = self._known * self._pcm.bytes_per_frame
         while True:
-            for run in _runs(await self._inbox.take(self._piece)):
+            for run in runs(await self._inbox.take(self._piece)):
                 if isinstance(run, tuple):
-                    await self._forward(await self._encoder.request(Push(self.id, run)))
+                    outcome = await self._encoder.request(Push(self.id, run))
                     heard += sum(len(piece) for piece in run)
-                    self._outbox.put(_Heard(heard / bytes_per_second))
+                    await self._forward(outcome, heard)
+                    self._outbox.put(Heard(heard / bytes_per_second))
                     continue
                 if isinstance(run, commands.Flush | commands.Stop):
-                    await self._forward(await self._encoder.request(messages.Flush(self.id)))
+                    await self._forward(await self._encoder.request(messages.Flush(self.id)), heard)
                 self._outbox.put(run)
                 if isinstance(run, commands.Stop):
                     return
 
-    async def _forward(self, outcome: Outcome) -> None:
+    async def _forward(self, outcome: Outcome, heard: int) -> None:
+        """Hand on what came of so many bytes of audio."""
         for event in _items(outcome):
             await self._outbox.wait_for_room()
             self._outbox.put(event)
+        if self.book is not None and isinstance(outcome, Done) and outcome.checkpoint is not None:
+            self._outbox.put(Point(heard // self._pcm.bytes_per_frame, outcome.checkpoint))
 
     async def _translate(self) -> None:
         """Back half: speech events through the decoder, and what comes of them to the log."""
         while True:
-            for run in _runs(await self._outbox.take(PIECE_BYTES)):
+            for run in runs(await self._outbox.take(PIECE_BYTES)):
                 match run:
-                    case _Heard(audio_time=audio_time):
-                        self._audio_time = audio_time
+                    case Heard(audio_time=audio_time):
+                        self.audio_time = max(self.audio_time, audio_time)
                         self._watchdog.moved(waiting=self.audio_received > audio_time)
                         self._tell_lag()
                     case tuple():
                         for event in _items(await self._decoder.request(Push(self.id, run))):
-                            self._publish(cast(Event, event))
+                            self._tell_news(cast(Event, event))
+                    case Point():
+                        self._can_go_on_from(run)
                     case commands.Mark(id=mark):
                         self._tell(events.Mark(id=mark))
                     case commands.Update():
@@ -325,15 +340,47 @@ class LiveStream:
                         return
 
     async def _update(self, command: commands.Update) -> None:
-        outcome = await self._decoder.request(messages.Update(self.id, command.targets, command.partials))
+        update = messages.Update(self.id, command.targets, command.partials, command.context)
+        outcome = await self._decoder.request(update)
         if isinstance(outcome, Failed) and not outcome.lost:
             self.refuse(StreamError(outcome.message, code=outcome.code))
             return
         _items(outcome)
         self.targets = command.targets or self.targets
+        if self.book is not None:
+            self.book.retitle()
+
+    def _tell_news(self, event: Event) -> None:
+        """Publish what the decoder has found, unless it had been found by another gateway."""
+        if isinstance(event, events.Ack) and self.book is not None:
+            self._withheld = event
+        elif self._told.is_news(event):
+            self._publish(event)
+
+    def _can_go_on_from(self, point: Point) -> None:
+        """Tell other gateways, unless the decoder is in an utterance; the client may then forget audio."""
+        settled = self._decoder.settled
+        if settled is None or self.book is None:
+            return
+        self.book.go_on_from(pickle.dumps(replace(point, decoder=settled[0]), pickle.HIGHEST_PROTOCOL))
+        acknowledgement, self._withheld = self._withheld, None
+        if acknowledgement is not None and self._told.is_news(acknowledgement):
+            self._publish(acknowledgement)
+
+    def _take_up(self, record: Record) -> Point:
+        """Take over what another gateway has published; returns where to go on."""
+        _, self.targets, _ = settings_of(record.title)
+        entries = entries_of(record.lines)
+        for entry in entries:
+            self._told.note(entry.event)
+            self.keep(entry.event)
+            self.audio_time = max(self.audio_time, entry.event.audio_time)
+        self.log.fill(entries, closed=record.closed)
+        # Of another gateway: bytes from elsewhere could do anything.
+        return Point() if record.point is None else cast(Point, pickle.loads(record.point))  # noqa: S301
 
     def _tell_lag(self) -> None:
-        behind = self.audio_received - self._audio_time
+        behind = self.audio_received - self.audio_time
         is_behind = behind >= CAUGHT_UP_SECONDS if self._behind else behind > BEHIND_SECONDS
         action = "degraded" if self._decoder.narrowed else "none"
         if (is_behind, action) != (self._behind, self._action):
@@ -343,29 +390,24 @@ class LiveStream:
     def _done(self) -> events.Done:
         return events.Done(
             audio_seconds=self.audio_received,
-            utterances=self._utterances,
+            utterances=self._told.utterances,
             latency=self._latencies.summary(),
         )
 
     def _tell(self, event: Event, *, last: bool = False) -> None:
         """Publish an event of the gateway's own; those of the decoder know their time of audio."""
-        self._publish(replace(event, audio_time=self._audio_time), last=last)
+        self._publish(replace(event, audio_time=self.audio_time), last=last)
 
     def _publish(self, event: Event, *, last: bool = False) -> None:
-        if self.log.closed:
+        if self.log.ended or self._gone:
             return
         now = self._clock()
         event = self._sequencer.stamp(event, server_time=now)
-        self.log.append(event, last=last)
+        (self.book or self.log).append(event, last=last)
+        self._told.note(event)
+        self.keep(event)
         match event:
-            case events.UtteranceText(final=False, stable=stable):
-                self._shown[_target(event)] = stable
-            case events.Transcript(final=True):
-                self._shown.clear()
-                self.transcripts.append(event)
-                self._utterances += 1
             case events.Translation(final=True):
-                self.translations.append(event)
                 self._metrics.observe_final(self._latencies.final(event.end, now))
             case events.Error(code=code):
                 self._metrics.errors.labels(code).inc()
@@ -374,19 +416,6 @@ class LiveStream:
         """Have both workers forget the stream."""
         for seat in (self._encoder, self._decoder):
             seat.release()
-
-
-def _runs(items: Iterable[object]) -> Iterator[tuple[Any, ...] | Marker]:
-    """Commands and other markers one by one, and what stands between two of them as one tuple."""
-    for marker, group in groupby(items, lambda item: isinstance(item, _MARKERS)):
-        if marker:
-            yield from cast(Iterator[Marker], group)
-        else:
-            yield tuple(group)
-
-
-def _target(event: events.UtteranceText) -> str:
-    return event.target if isinstance(event, events.Translation) else ""
 
 
 def _items(outcome: Outcome) -> tuple[object, ...]:
@@ -412,4 +441,4 @@ def _audio_bytes(item: object) -> int:
 
 
 def _speech_bytes(item: object) -> int:
-    return 0 if isinstance(item, _MARKERS) else SPEECH_EVENT_BYTES + item_bytes(item)
+    return 0 if isinstance(item, MARKERS) else SPEECH_EVENT_BYTES + item_bytes(item)

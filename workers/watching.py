@@ -13,7 +13,7 @@ from pipeline.text.hls import HlsConfig, playlist, segment
 from pipeline.text.pacer import Pacer
 from pipeline.wire import events
 from pipeline.wire.events import Event, UtteranceText, encode
-from workers.sessions import LiveStream
+from workers.published import Published
 
 REPLAYED_SECONDS = 60.0
 """Text this old is paced again for a new viewer: enough to find out what stands on everyone's screen."""
@@ -32,7 +32,7 @@ class Viewing:
         after_seq: number of the last event that the viewer has.
     """
 
-    stream: LiveStream
+    stream: Published
     language: str
     after_seq: int = 0
 
@@ -66,7 +66,7 @@ class CueViewing:
         config: what the cues obey.
     """
 
-    stream: LiveStream
+    stream: Published
     language: str
     config: CueConfig
 
@@ -121,11 +121,11 @@ class LiveSubtitles:
         self._seq = 0
         self._cues: list[Cue] = []
 
-    def playlist(self, stream: LiveStream, config: HlsConfig) -> str:
+    def playlist(self, stream: Published, config: HlsConfig) -> str:
         """The media playlist as of now."""
         return playlist(config, self._catch_up(stream), ended=stream.log.closed)
 
-    def segment(self, stream: LiveStream, config: HlsConfig, number: int) -> str | None:
+    def segment(self, stream: Published, config: HlsConfig, number: int) -> str | None:
         """A media segment; None when it is not complete yet, or no longer kept."""
         settled = self._catch_up(stream)
         begin, end = number * config.seconds, (number + 1) * config.seconds
@@ -134,7 +134,7 @@ class LiveSubtitles:
             return None
         return segment(config, self._cues, number)
 
-    def _catch_up(self, stream: LiveStream) -> float:
+    def _catch_up(self, stream: Published) -> float:
         """Pace what has come since; returns the second up to which nothing more will come."""
         for entry in stream.log.kept(self._seq):
             self._seq = entry.event.seq
@@ -195,7 +195,7 @@ class PacedText:
         return cues
 
 
-def _is_text(event: Event, stream: LiveStream, language: str) -> bool:
+def _is_text(event: Event, stream: Published, language: str) -> bool:
     """Whether an event is a text in that language."""
     match event:
         case events.Transcript():

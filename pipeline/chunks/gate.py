@@ -3,8 +3,9 @@
 Frames that may be speech (:mod:`pipeline.chunks.vad`) become utterances by three rules: an utterance opens
 when ``onset`` seconds out of the last twice as many are speech; it starts ``preroll`` seconds before the
 first of them; it closes when there was no speech for ``hangover`` seconds, and then ends ``postroll``
-seconds after the last. However long somebody speaks, it is one utterance here: what is said in it decides
-where it can be parted (:mod:`pipeline.utterance`).
+seconds after the last. It is announced when a voice was heard in it (:mod:`pipeline.chunks.voice`), and ends
+early when none was for seconds: what sounds like speech may be music. However long somebody speaks, it is one
+utterance here: what is said in it decides where it can be parted (:mod:`pipeline.utterance`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.chunks.vad import FRAME, Frame, Vad
+from pipeline.chunks.voice import WINDOW, has_voice
 from pipeline.config import SAMPLE_RATE, GateConfig
 
 SETTLING = SAMPLE_RATE
@@ -24,11 +26,23 @@ SETTLING = SAMPLE_RATE
 from before the stream is only noticed after its first dip, so an utterance that opens here starts at 0."""
 
 
+FIRST_CHECK, NEXT_CHECK, LATER_CHECK = 8 * FRAME, 16 * FRAME, 64 * FRAME
+"""Samples from where an utterance opens until it is first asked for a voice, from then on until a voice was
+heard, and from then on: 0.24, 0.48 and 1.92 s."""
+
+MOST_CHECKS = 2
+"""Checks in a row that find no voice and end an utterance that had one."""
+
+UNHEARD = 3 * SAMPLE_RATE // 2
+"""Samples without a voice that an utterance begins with at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpeechStart:
-    """An utterance starts at ``sample``, counted from the start of the stream."""
+    """An utterance starts at ``sample``, counted from the start of the stream; its speech at ``spoken``."""
 
     sample: int
+    spoken: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,13 +54,24 @@ class SpeechAudio:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechEnd:
-    """The utterance ends before ``sample``."""
+class SpeechPause:
+    """All that was said has been handed out; if nothing more is said, the utterance ends before ``sample``.
+
+    A pause is told once, and not at all if it is over when it could be told.
+    """
 
     sample: int
 
 
-GateItem = SpeechStart | SpeechAudio | SpeechEnd
+@dataclass(frozen=True, slots=True)
+class SpeechEnd:
+    """The utterance ends before ``sample``, its speech before ``spoken``."""
+
+    sample: int
+    spoken: int
+
+
+GateItem = SpeechStart | SpeechAudio | SpeechPause | SpeechEnd
 
 
 @dataclass
@@ -54,12 +79,19 @@ class _Utterance:
     """An utterance that has not ended. All positions are in samples of the stream."""
 
     start: int
-    # End of its last frame of speech.
+    # Start of its first frame of speech, and end of its last.
+    first: int
     spoken: int
     # Frames of speech in it, and how many it takes before it is announced with a SpeechStart.
     frames: int
     needed: int
+    # When it is next asked for a voice, whether there was one, and how often there was none since.
+    check: int
+    voiced: bool = False
+    misses: int = 0
     announced: bool = False
+    # Whether the pause that it is in has been told.
+    paused: bool = False
     # Samples before this one have been handed out.
     sent: int = field(init=False)
 
@@ -71,9 +103,9 @@ class SpeechGate:
     """Cuts a stream of 16 kHz samples into utterances.
 
     Where utterances start and end, and their samples, do not depend on how the input was cut; only how
-    many :class:`SpeechAudio` an utterance is handed out in does. Each sample belongs to at most one
-    utterance. Audio is handed out as soon as it is sure to belong to one: after ``postroll`` seconds
-    without speech the gate waits for either more speech or the hangover. Between calls
+    many :class:`SpeechAudio` an utterance is handed out in does, and which pauses are told. Each sample
+    belongs to at most one utterance. Audio is handed out as soon as it is sure to belong to one: after
+    ``postroll`` seconds without speech the gate waits for either more speech or the hangover. Between calls
     it holds a few seconds of audio at most, however long a stream is silent.
 
     Args:
@@ -147,6 +179,7 @@ class SpeechGate:
                 self._maybe_open(start, snr)
         if self._utterance:
             items += self._hand_out(self._utterance, self._certain(self._utterance))
+            items += self._pause(self._utterance)
         self._trim()
         return items
 
@@ -155,7 +188,15 @@ class SpeechGate:
         self._recent.append(start if speech else None)
         frames = len(self._recent) - self._recent.count(None)
         if speech and frames >= self._onset_frames:
-            self._utterance = _Utterance(self._earliest_start(), self._now, frames, self._min_frames)
+            first = next(start for start in self._recent if start is not None)
+            self._utterance = _Utterance(
+                self._earliest_start(),
+                first,
+                self._now,
+                frames,
+                self._min_frames,
+                self._now + FIRST_CHECK,
+            )
             self._recent.clear()
 
     def _earliest_start(self) -> int:
@@ -169,9 +210,26 @@ class SpeechGate:
         if snr >= self._config.release_db:
             utterance.spoken = self._now
             utterance.frames += 1
+            utterance.paused = False
         if self._now - utterance.spoken >= self._hangover:
             return self._close(utterance)
+        if self._now >= utterance.check:
+            self._check(utterance)
+            utterance.check = self._now + (LATER_CHECK if utterance.voiced else NEXT_CHECK)
+            if utterance.misses >= MOST_CHECKS:
+                return self._close(utterance)
+        if not utterance.voiced and utterance.start < self._now - UNHEARD:
+            utterance.start = utterance.sent = self._now - UNHEARD
+            utterance.first = max(utterance.first, utterance.start)
         return []
+
+    def _check(self, utterance: _Utterance) -> None:
+        """Ask for a voice in the last of what was heard."""
+        begin = max(utterance.start, self._now - WINDOW) - self._origin
+        if has_voice(self._buffer[begin : self._now - self._origin]):
+            utterance.voiced, utterance.misses = True, 0
+        elif utterance.voiced:
+            utterance.misses += 1
 
     def _certain(self, utterance: _Utterance) -> int:
         """Up to which sample audio is sure to belong to the utterance."""
@@ -180,29 +238,40 @@ class SpeechGate:
     def _hand_out(self, utterance: _Utterance, until: int) -> list[GateItem]:
         items: list[GateItem] = []
         if not utterance.announced:
-            if utterance.frames < utterance.needed:
+            if utterance.frames < utterance.needed or not utterance.voiced:
                 return items
             utterance.announced = True
-            items.append(SpeechStart(utterance.start))
+            items.append(SpeechStart(utterance.start, utterance.first))
         if until > utterance.sent:
             samples = self._buffer[utterance.sent - self._origin : until - self._origin].copy()
             items.append(SpeechAudio(utterance.sent, samples))
             utterance.sent = until
         return items
 
+    def _pause(self, utterance: _Utterance) -> list[GateItem]:
+        until = utterance.spoken + self._postroll
+        if utterance.paused or not utterance.announced or self._now < until:
+            return []
+        utterance.paused = True
+        return [SpeechPause(until)]
+
     def _end(self, utterance: _Utterance, end: int) -> list[GateItem]:
         items = self._hand_out(utterance, end)
         if utterance.announced:
-            items.append(SpeechEnd(end))
+            items.append(SpeechEnd(end, utterance.spoken))
             self._ended = end
         self._utterance = None
         return items
 
     def _close(self, utterance: _Utterance) -> list[GateItem]:
+        if not utterance.voiced and utterance.frames >= utterance.needed:
+            self._check(utterance)
         return self._end(utterance, min(self._now, utterance.spoken + self._postroll))
 
     def _trim(self) -> None:
-        keep = self._utterance.sent if self._utterance else self._earliest_start()
+        # What a check may ask about is kept, too.
+        begun = self._utterance
+        keep = min(begun.sent, max(begun.start, self._now - WINDOW)) if begun else self._earliest_start()
         self._buffer = self._buffer[keep - self._origin :].copy()
         self._origin = keep
 

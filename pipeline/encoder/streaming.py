@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pipeline.batching import in_parts
 from pipeline.encoder.conformer import AudioEncoder, BlockState
 from pipeline.encoder.subsample import ConvState
 
@@ -90,7 +91,7 @@ class StreamingEncoder:
         """
         return self._step(state, mel[None], last=False)[0]
 
-    def push_many(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> list[Tensor]:
+    def push_many(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> list[Tensor | Exception]:
         """Continue many streams, in one batch those that are alike.
 
         Alike are streams that get the same number of frames and are at the same phase of the encoder's
@@ -101,7 +102,8 @@ class StreamingEncoder:
             mels: the next log-mel frames of each, [T, F].
 
         Returns:
-            For each the soft encodings that became certain, [n, hidden].
+            For each the soft encodings that became certain, [n, hidden]; or an error if there was no memory
+            for them even alone.
 
         Raises:
             ValueError: a ``mel`` has another shape.
@@ -109,14 +111,19 @@ class StreamingEncoder:
         groups: dict[tuple[object, ...], list[int]] = {}
         for at, (state, mel) in enumerate(zip(states, mels, strict=True)):
             groups.setdefault((mel.shape, *self._phase(state)), []).append(at)
-        encodings: list[Tensor] = [mels[0]] * len(mels)
+        encodings: dict[int, Tensor | Exception] = {}
         for members in groups.values():
-            together = _stack([states[at] for at in members])
-            encoded = self._step(together, torch.stack([mels[at] for at in members]), last=False)
-            _unstack(together, [states[at] for at in members])
-            for row, at in enumerate(members):
-                encodings[at] = encoded[row]
-        return encodings
+            encoded = in_parts(
+                members, lambda some: self._push_alike([states[at] for at in some], [mels[at] for at in some])
+            )
+            encodings.update(zip(members, encoded, strict=True))
+        return [encodings[at] for at in range(len(mels))]
+
+    def _push_alike(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> Sequence[Tensor]:
+        together = _stack(states)
+        encoded = self._step(together, torch.stack(list(mels)), last=False)
+        _unstack(together, states)
+        return encoded.unbind()
 
     def _phase(self, state: EncoderState) -> tuple[object, ...]:
         """What of a stream decides the shapes of its next step, and which keys exist."""

@@ -57,11 +57,15 @@ class Blocks:
 
     def take(self, count: int) -> list[int]:
         """Ids of ``count`` blocks for one sequence."""
-        if count > len(self._free):
-            self._grow(count - len(self._free))
+        self.make_room(count)
         taken = [self._free.pop() for _ in range(count)]
         self._uses[taken] = 1
         return taken
+
+    def make_room(self, count: int) -> None:
+        """See that so many can be taken without asking for memory."""
+        if count > len(self._free):
+            self._grow(count - len(self._free))
 
     def share(self, ids: NDArray[np.int64]) -> None:
         """Have one more sequence hold these blocks."""
@@ -105,7 +109,7 @@ class KVPool:
     ) -> None:
         self.config = config
         self.kinds: dict[str, Blocks] = {}
-        # Steps of fixed shapes over this pool, by the sub-model whose they are; it lives as long as they do.
+        # Steps over this pool, by the sub-model whose they are; it lives as long as they do.
         self.steps: dict[tuple[int, ...] | None, Any] = {}
         own = config.layer_types[: config.first_shared_layer]
         for kind in sorted(set(own)):
@@ -219,6 +223,10 @@ class KVCache:
             if first > self._first[kind]:
                 blocks.release(table[self._first[kind] : first])
                 self._first[kind] = first
+            # Of all kinds before any are taken: where memory ends, blocks of one kind alone would be lost.
+            blocks.make_room(end - self._end + bool(self.length % BLOCK))
+        for kind, blocks in self.pool.kinds.items():
+            table = self._tables[kind]
             if self.length % BLOCK:
                 last = self.length // BLOCK
                 table[last] = blocks.own(int(table[last]))

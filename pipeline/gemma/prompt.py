@@ -10,6 +10,7 @@ Gemma 3n. A checkpoint may bring its own wording and its own list of languages i
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -56,38 +57,50 @@ INSTRUCTION = (
 )
 
 
+CONTEXT = "For the spelling of names and terms, this was said before and is not to be repeated: {context}"
+
+CONTEXT_TOKENS = 160
+"""Most tokens between the instruction and the audio."""
+
+
 @dataclass(frozen=True)
 class PromptTemplate:
-    """What ``surtitle.json`` beside a checkpoint says; the defaults suit the published ones.
+    """What ``surtitle.json`` beside a checkpoint says.
 
     Args:
         languages: ISO 639-1 codes that the model was made for.
         instruction: the user's words, with ``{source}`` and ``{target}`` for language names.
+        context: the user's further words where something is known of the talk, with ``{context}`` for it;
+            empty for a model that was not made to be told.
     """
 
     languages: tuple[str, ...] = tuple(LANGUAGES)
     instruction: str = INSTRUCTION
+    context: str = ""
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
-        """Read ``surtitle.json`` in ``folder``; without one, the defaults.
+        """Read ``surtitle.json`` in ``folder``; without one, what suits the published checkpoints.
 
         Raises:
             CheckpointError: the file is not what is described here.
         """
         path = folder / "surtitle.json"
         if not path.is_file():
-            return cls()
+            return cls(context=CONTEXT)
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            template = cls(tuple(raw["languages"]), str(raw["instruction"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            template = cls(tuple(raw["languages"]), str(raw["instruction"]), str(raw.get("context", "")))
+            template.context.format(context="")
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path}: expected an object with languages and instruction: {error!r}"
             ) from None
         unknown = set(template.languages) - set(LANGUAGES)
         if unknown:
             raise CheckpointError(f"{path}: unknown languages {sorted(unknown)}")
+        if template.context and "{context}" not in template.context:
+            raise CheckpointError(f"{path}: context must have a place named {{context}}")
         return template
 
 
@@ -103,21 +116,55 @@ class Prompt:
         self.languages = template.languages
         self._tokenizer = tokenizer
         self._instruction = template.instruction
+        self._context = template.context
         end_of_turn, eos = tokenizer.special("<end_of_turn>", "<eos>")
         newlines = {tokenizer.encode(text)[0] for text in ("\n", "\n\n")}
         self.line_stop_ids = frozenset({end_of_turn, eos}) | newlines
         """Ids that end a line of the answer: the transcript is one, and the translation is another."""
 
-    def before_audio(self, source: str, target: str) -> list[int]:
+    def before_audio(self, source: str, target: str, context: Sequence[int] = ()) -> list[int]:
         """From the beginning of the sequence to ``<start_of_audio>``.
+
+        Args:
+            source: code of the spoken language.
+            target: code of the language to translate into.
+            context: from :meth:`context`; the sequence begins alike with every other one.
 
         Raises:
             LanguageError: the model does not know one of the two languages.
         """
         instruction = self._instruction.format(source=self.language(source), target=self.language(target))
-        return self._tokenizer.tokens(
-            ["<bos>", "<start_of_turn>", f"user\n{instruction}\n\n", "<start_of_audio>"]
-        )
+        user = f"user\n{instruction}"
+        if not context:
+            return self._tokenizer.tokens(["<bos>", "<start_of_turn>", f"{user}\n\n", "<start_of_audio>"])
+        head = self._tokenizer.tokens(["<bos>", "<start_of_turn>", user])
+        return [*head, *context, *self._tokenizer.tokens(["\n\n", "<start_of_audio>"])]
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether the model was made to be told something before the audio."""
+        return bool(self._context)
+
+    def context(self, text: str, sentences: Sequence[str]) -> list[int]:
+        """What to tell before the audio, in at most :data:`CONTEXT_TOKENS` tokens.
+
+        What is too long loses the oldest sentences first, and then the last words of the text.
+
+        Args:
+            text: names and topics.
+            sentences: that were said, the last one last.
+        """
+        given, said = text.split(), list(sentences)
+        while given or said:
+            words = " ".join([*given, *said])
+            ids = self._tokenizer.encode(f"\n{self._context.format(context=words)}")
+            if len(ids) <= CONTEXT_TOKENS:
+                return ids
+            if said:
+                said.pop(0)
+            else:
+                given.pop()
+        return []
 
     def after_audio(self) -> list[int]:
         """From ``<end_of_audio>`` to where the model begins its answer."""

@@ -33,6 +33,16 @@ def sentence_end(said: Sequence[str], number: int) -> int | None:
     return ends[number - 1] if number <= len(ends) else None
 
 
+def split(said: Sequence[str]) -> list[str]:
+    """The sentences of a text, given by its words; what has no end at its end is one, too."""
+    sentences, begin = [], 0
+    for at, word in enumerate(said, 1):
+        if ends_sentence(word) or at == len(said):
+            sentences.append("".join(said[begin:at]).strip())
+            begin = at
+    return sentences
+
+
 def place_to_part(said: Sequence[str], shown: int, certain: int, urgency: Urgency) -> int | None:
     """Where to part a text whose beginning is to be final.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NoReturn, TypeAlias
 
-from pipeline.config import AudioFormat, PolicyConfig
+from pipeline.config import AudioFormat, ContextConfig, PolicyConfig
 from pipeline.errors import AudioError, ProtocolError
 
 MAX_TARGETS = 8
@@ -51,6 +51,7 @@ class Start:
     sinks: tuple[str, ...] = ()
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     word_times: bool = False
+    context: ContextConfig = field(default_factory=ContextConfig)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Update:
 
     targets: tuple[str, ...] | None = None
     partials: bool | None = None
+    context: ContextConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ def _refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -
         _refuse(f"{where} has no field {_shown(unknown[0])}; accepted: {listed}")
 
 
-def _fields_of(kind: type[AudioFormat | PolicyConfig], name: str, value: object) -> dict[str, Any]:
+def _fields_of(
+    kind: type[AudioFormat | ContextConfig | PolicyConfig], name: str, value: object
+) -> dict[str, Any]:
     given = _object(name, value)
     _refuse_unknown(name, given, (item.name for item in fields(kind)))
     return given
@@ -211,6 +215,14 @@ def _policy(name: str, value: object) -> PolicyConfig:
         _refuse(f"{name}: {str(error)[:300]}")
 
 
+def _context(name: str, value: object) -> ContextConfig:
+    given = _fields_of(ContextConfig, name, value)
+    try:
+        return ContextConfig(**given)
+    except ValueError as error:
+        _refuse(f"{name}: {str(error)[:300]}")
+
+
 def _resume(name: str, value: object) -> Resume:
     given = _checked(
         name, _object(name, value), {"stream_id": _identifier, "token": _identifier, "after_seq": _count}
@@ -245,10 +257,11 @@ _COMMANDS: dict[str, tuple[Callable[..., Command], dict[str, Check]]] = {
             "sinks": _names,
             "policy": _policy,
             "word_times": _flag,
+            "context": _context,
         },
     ),
     "flush": (Flush, {}),
     "mark": (Mark, {"id": _identifier}),
-    "update": (Update, {"targets": _languages, "partials": _flag}),
+    "update": (Update, {"targets": _languages, "partials": _flag, "context": _context}),
     "stop": (Stop, {}),
 }

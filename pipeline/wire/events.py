@@ -60,7 +60,7 @@ class Ready(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechStart(Event):
-    """Utterance number ``utterance`` (from 0) began at ``time``, in seconds."""
+    """Utterance number ``utterance`` (from 0): the speech in it began at ``time``, in seconds."""
 
     type: ClassVar[str] = "speech_start"
 
@@ -70,7 +70,7 @@ class SpeechStart(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechEnd(Event):
-    """Utterance number ``utterance`` ended at ``time``, in seconds."""
+    """Utterance number ``utterance``: the speech in it ended at ``time``, in seconds."""
 
     type: ClassVar[str] = "speech_end"
 
@@ -203,11 +203,12 @@ class Sequencer:
 
     Args:
         stream_id: of the stream.
+        last: number of the event that came before.
     """
 
-    def __init__(self, stream_id: str) -> None:
+    def __init__(self, stream_id: str, last: int = 0) -> None:
         self._stream_id = stream_id
-        self._last = 0
+        self._last = last
 
     def stamp(self, event: Some, server_time: float = 0.0) -> Some:
         """The event as the next one of its stream, made at ``server_time`` (Unix seconds)."""

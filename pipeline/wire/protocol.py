@@ -38,6 +38,7 @@ _CLOSE_CODES = {
     "frame_too_large": 1009,
     "internal": INTERNAL,
     "worker_lost": INTERNAL,
+    "out_of_memory": INTERNAL,
     "stalled": INTERNAL,
     "shutting_down": 1012,
     "at_capacity": 1013,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,18 @@ def babbler(checkpoint: Path) -> Gemma3n:
     """A complete model with random weights: what it says means nothing, but everything is real."""
     with torch.random.fork_rng():
         return Gemma3n.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def listener(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Gemma3n:
+    """The same, said to have been made to be told something before the audio."""
+    folder = tmp_path_factory.mktemp("listener") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    template = json.loads((folder / "surtitle.json").read_text(encoding="utf-8"))
+    template["context"] = "What is known: {context}"
+    (folder / "surtitle.json").write_text(json.dumps(template), encoding="utf-8")
+    with torch.random.fork_rng():
+        return Gemma3n.from_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import weakref
 
-from pipeline.batching import Batch, answer_tuples, run_alone, together
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.batching import Batch, answer_tuples, in_parts, is_out_of_memory, run_alone, together
+from pipeline.errors import ShortMemoryError
 
 
 def count(start, steps):
@@ -134,3 +141,77 @@ def test_an_error_ends_all_of_a_stream_and_of_no_other():
 
     assert isinstance(ended["sick"], ValueError)
     assert ended["sound"] == [2, 4]
+
+
+def scarce(room, greedy=()):
+    """Doubles numbers where there is memory for ``room`` of them, and for ``greedy`` ones never."""
+    passes = []
+
+    def carry_out(works):
+        passes.append(len(works))
+        if len(works) > room or set(greedy) & set(works):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return double(works)
+
+    return carry_out, passes
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40), st.integers(1, 40), st.sets(st.integers(0, 12)))
+def test_where_memory_runs_out_passes_get_smaller_and_who_wants_too_much_fails_alone(works, room, greedy):
+    carry_out, passes = scarce(room, greedy)
+    answers = in_parts(works, carry_out)
+
+    for work, answer in zip(works, answers, strict=True):
+        assert isinstance(answer, ShortMemoryError) if work in greedy else answer == 2 * work
+    assert len(passes) < 2 * len(works)
+
+
+def test_passes_that_fit_are_done_once_and_no_smaller_than_needed():
+    carry_out, passes = scarce(4)
+
+    assert in_parts(range(8), carry_out) == double(range(8))
+    assert passes == [8, 4, 4]
+
+
+def test_other_errors_are_not_tried_again():
+    passes = []
+
+    def broken(works):
+        passes.append(len(works))
+        raise RuntimeError("device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="assert"):
+        in_parts([1, 2], broken)
+    assert passes == [2]
+
+
+def test_what_a_failed_pass_had_allocated_is_given_back_before_the_next():
+    alive = weakref.WeakSet()
+
+    class Allocation:
+        pass
+
+    def carry_out(works):
+        assert not alive
+        held = Allocation()
+        alive.add(held)
+        if len(works) > 1:
+            raise MemoryError
+        return double(works)
+
+    assert in_parts([1, 2, 3], carry_out) == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda: torch.empty(1 << 60),
+        lambda: np.empty(1 << 57),
+        lambda: bytearray(1 << 62),
+    ],
+)
+def test_real_allocators_are_understood(fail):
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        fail()
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))

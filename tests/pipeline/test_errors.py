@@ -14,6 +14,8 @@ def test_every_error_has_a_code_of_its_own():
         errors.LanguageError,
         errors.CheckpointError,
         errors.ContextError,
+        errors.UnsupportedError,
+        errors.ShortMemoryError,
         errors.ProtocolError,
     ]
     assert len({kind.code for kind in kinds}) == len(kinds)

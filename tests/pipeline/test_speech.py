@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from pipeline.config import AudioFormat, StreamConfig
 from pipeline.errors import AudioError
-from pipeline.speech import TAIL, Silence, SpeechEncoder, SpeechEnded, SpeechHeard, SpeechStarted
+from pipeline.speech import (
+    TAIL,
+    Silence,
+    SpeechEncoder,
+    SpeechEnded,
+    SpeechHeard,
+    SpeechPaused,
+    SpeechStarted,
+)
 
 CONFIG = StreamConfig(audio=AudioFormat("pcm_f32le"))
 
@@ -30,15 +38,18 @@ def hear(model, pieces, config=CONFIG):
 
 def spoken(events):
     """Of each utterance where it starts, where it ends, and all its soft tokens."""
-    utterances = []
+    utterances, last = [], None
     for event in events:
         match event:
             case SpeechStarted(time=time):
                 utterances.append([time, None, []])
             case SpeechHeard(tokens=tokens):
                 utterances[-1][2].append(tokens)
+            case SpeechPaused(tokens=last):
+                pass
             case SpeechEnded(time=time):
                 utterances[-1][1] = time
+                utterances[-1][2].append(last)
     return [(start, end, np.concatenate(tokens)) for start, end, tokens in utterances]
 
 
@@ -179,7 +190,7 @@ def test_another_encoder_goes_on_from_a_checkpoint(babbler, talk, rng, rate):
     assert [type(event) for event in moved] == [type(event) for event in whole]
     for there, here in zip(moved, whole, strict=True):
         assert (there.time, there.audio_time) == (here.time, here.audio_time)
-        if isinstance(here, SpeechHeard):
+        if isinstance(here, SpeechHeard | SpeechPaused):
             np.testing.assert_allclose(there.tokens, here.tokens, atol=1e-4)
 
 
@@ -199,3 +210,34 @@ def test_checkpoints_come_with_every_utterance_and_are_small(babbler, talk):
         sizes.append(len(encoder.checkpoint() or b""))
     assert 10 <= np.count_nonzero(sizes[-60:]) <= 13
     assert max(sizes[-60:]) < 80_000
+
+
+def test_a_pause_is_told_with_what_would_be_the_last_soft_tokens(babbler, talk):
+    """Long before it is certain that it was the end, and for good if nothing more is said."""
+    encoder, events = SpeechEncoder(babbler, CONFIG), []
+    for begin in range(0, len(talk), 640):
+        events += encoder.push(talk[begin : begin + 640].tobytes())
+    hangover = CONFIG.gate.hangover - CONFIG.gate.postroll
+    ends = [at for at, event in enumerate(events) if isinstance(event, SpeechEnded)]
+
+    assert len(ends) == 3
+    for at in ends:
+        pause, end = events[at - 1 : at + 1]
+        assert isinstance(pause, SpeechPaused)
+        assert pause.time == end.time
+        assert end.audio_time - pause.audio_time == pytest.approx(hangover, abs=0.1)
+
+
+def test_speech_is_told_to_be_where_it_is_and_not_where_its_audio_begins(babbler, speech):
+    """Audio from before and behind it belongs to an utterance, but nobody speaks there."""
+    loud = np.flatnonzero(np.abs(speech) >= 0.05 * np.abs(speech).max())
+    spoken_alone = np.pad(speech[loud[0] : loud[-1] + 1], (2 * 16_000, 2 * 16_000))
+    room = np.random.default_rng(0).normal(0, 3e-4, len(spoken_alone))
+    events = hear(babbler, [(spoken_alone + room).astype("<f4").tobytes()])
+    start = next(event for event in events if isinstance(event, SpeechStarted))
+    end = next(event for event in reversed(events) if isinstance(event, SpeechEnded))
+
+    assert start.time + start.margin == pytest.approx(2, abs=0.15)
+    assert end.time - end.margin == pytest.approx(len(room) / 16_000 - 2, abs=0.15)
+    assert start.margin >= CONFIG.gate.preroll
+    assert end.margin == CONFIG.gate.postroll

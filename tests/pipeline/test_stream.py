@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import Stream
-from pipeline.config import AudioFormat, StreamConfig
-from pipeline.errors import LanguageError
+from pipeline.config import AudioFormat, ContextConfig, StreamConfig
+from pipeline.errors import LanguageError, UnsupportedError
 from tests.pipeline.test_speech import cut
 
 FLOATS = AudioFormat("pcm_f32le")
@@ -104,3 +104,29 @@ def test_a_stream_needs_a_target_and_languages_that_are_known(babbler):
         Stream(babbler, "es", [])
     with pytest.raises(LanguageError, match="'de'"):
         Stream(babbler, "es", ["de"])
+
+
+def test_a_closed_stream_has_forgotten_what_was_said(listener, talk, monkeypatch):
+    begin, told, step = listener.prompt.before_audio("es", "en")[:2], [], listener.step
+
+    def spy(segments):
+        told.extend(
+            listener.tokenizer.decode(s.token_ids) for s in segments if list(s.token_ids[:2]) == begin
+        )
+        return step(segments)
+
+    monkeypatch.setattr(listener, "step", spy)
+    config = StreamConfig(max_new_tokens=4, context=ContextConfig("Ana Belén", 3))
+    again = Stream(listener, source="es", targets=["en"], audio=FLOATS, config=config)
+    first = run(again, [talk.tobytes()])
+
+    assert run(again, [talk.tobytes()]) == first
+    assert len(told) == 6
+    assert told[3:] == told[:3]
+    assert "Ana Belén" in told[0]
+
+
+def test_a_context_is_for_models_that_were_made_for_it(babbler):
+    config = StreamConfig(context=ContextConfig("Ana Belén"))
+    with pytest.raises(UnsupportedError, match="not for this model"):
+        Stream(babbler, source="es", targets=["en"], config=config)

@@ -9,8 +9,9 @@ import secrets
 import numpy as np
 import pytest
 
+from pipeline.batching import run_alone
 from pipeline.config import PolicyConfig, StreamConfig
-from pipeline.speech import Silence, SpeechEnded, SpeechHeard, SpeechStarted
+from pipeline.speech import Silence, SpeechEnded, SpeechHeard, SpeechPaused, SpeechStarted
 from pipeline.text.stability import words
 from pipeline.translation import SpeechTranslator
 from pipeline.utterance import STALL_SECONDS, TOKEN_SECONDS
@@ -46,6 +47,63 @@ def speak(oracle, config, size=1, translator=None):
         events += translator.push(heard)
     end = len(tokens) * TOKEN_SECONDS
     return events + translator.push(SpeechEnded(audio_time=end, time=end))
+
+
+class Settled(Oracle):
+    """Errs alike whenever it is asked the same."""
+
+    def _choose(self, cache, behind, position, watch):
+        self._random.seed(1000 * len(cache.audio) + position)
+        return super()._choose(cache, behind, position, watch)
+
+
+def hesitate(oracle, config, pauses):
+    """Events of the oracle's speech, and how often the decoder was asked for something at its end.
+
+    Behind soft tokens with these numbers the speaker pauses, and goes on.
+    """
+    translator = SpeechTranslator(oracle, config)
+    tokens = soft_tokens(oracle.counts, oracle.config.text.hidden_size)
+    tail = tokens[-1:]
+    events = translator.push(SpeechStarted(audio_time=0.0, time=0.0))
+    for at in range(len(tokens) - 1):
+        time = (at + 1) * TOKEN_SECONDS
+        events += translator.push(SpeechHeard(audio_time=time, time=time, tokens=tokens[at : at + 1]))
+        if at in pauses:
+            events += translator.push(SpeechPaused(audio_time=time, time=time, tokens=tail))
+    time = len(tokens) * TOKEN_SECONDS
+    events += translator.push(SpeechPaused(audio_time=time, time=time, tokens=tail))
+    asked = 0
+
+    def step(segments):
+        nonlocal asked
+        asked += len(segments)
+        return oracle.step(segments)
+
+    ended = SpeechEnded(audio_time=time, time=time)
+    return events + run_alone(translator.steps(ended), step), asked
+
+
+@pytest.mark.parametrize(
+    ("policy", "word_times"),
+    [(policy, policy.kind != "agreement") for policy, _ in POLICIES],
+    ids=lambda given: getattr(given, "kind", given),
+)
+def test_a_pause_that_was_not_the_end_leaves_no_trace(babbler, policy, word_times):
+    """And at one that was, the finals are there already."""
+    seed = secrets.randbits(32)
+    print(f"seed = {seed}")
+    said, counts = a_speech(seed, 20)
+    config = StreamConfig(policy=policy, word_times=word_times)
+    rng = random.Random(seed)
+    pauses = set(rng.sample(range(sum(counts) - 1), 20))
+    steady, asked = hesitate(Settled(babbler, said, counts), config, set())
+    halting, asked_again = hesitate(Settled(babbler, said, counts), config, pauses)
+
+    assert halting == steady
+    assert asked == asked_again == 0
+    assert said_in(steady, Transcript) == [word.strip() for word in said]
+    assert all(event.words for event in finals(steady, Transcript)) == word_times
 
 
 def finals(events, kind):

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from pipeline.wire.protocol import Limits
 from tests.workers.doubles import load_decoder, load_encoder
+from workers.bookkeeper import Bookkeeper
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.gateway import Gateway
@@ -33,13 +34,20 @@ async def eventually(condition, seconds=20):
 
 
 @asynccontextmanager
-async def running(*, encoders=None, decoders=None, capacity=32, limits=DEFAULT_LIMITS, **options):
-    """Run a server; yields its ``url``, ``http`` address, ``gateway``, ``listener``, workers."""
+async def running(
+    *, encoders=None, decoders=None, capacity=32, limits=DEFAULT_LIMITS, ledger=None, **options
+):
+    """Run a server; yields its ``url``, ``http`` address, ``gateway``, ``listener``, workers.
+
+    Servers with the same ``ledger`` are gateways of one cluster.
+    """
     encoders = encoders or [EncoderWorker(load_encoder, capacity=capacity)]
     decoders = decoders or [DecoderWorker(load_decoder, capacity=capacity)]
     metrics = Metrics()
-    async with run_pool(encoders, decoders, metrics, tick=0.0) as pool:
-        gateway = Gateway(pool.encoders, pool.decoders, metrics=metrics, limits=limits, **SPELLING | options)
+    async with run_pool(encoders, decoders, metrics, tick=0.0) as pool, keeping(ledger, metrics) as keeper:
+        gateway = Gateway(
+            pool.encoders, pool.decoders, metrics=metrics, limits=limits, keeper=keeper, **SPELLING | options
+        )
         sock = socket.create_server(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"
         async with gateway.serve(sock) as server:
@@ -54,6 +62,18 @@ async def running(*, encoders=None, decoders=None, capacity=32, limits=DEFAULT_L
                 encoders=encoders,
                 decoders=decoders,
             )
+
+
+@asynccontextmanager
+async def keeping(ledger, metrics):
+    """A bookkeeper at work, quick to give a ledger up."""
+    if ledger is None:
+        yield None
+        return
+    keeper = Bookkeeper(ledger, metrics, answer_seconds=0.3, touch_seconds=0.2, retry_seconds=0.05)
+    writing = asyncio.create_task(keeper.run())
+    yield keeper
+    writing.cancel()
 
 
 class Client:

@@ -64,7 +64,7 @@ class SpellingDecoder:
         self.text = ""
         self.position = 0
         self.utterance = 0
-        self.shown = ""
+        self.shown, self.shown_of = "", 0
 
     def checkpoint(self):
         return None if self.text else (self.targets, self.partials, self.position, self.utterance)
@@ -72,8 +72,7 @@ class SpellingDecoder:
     def resume(self, checkpoint, utterance, shown):
         if checkpoint is not None:
             self.targets, self.partials, self.position, self.utterance = checkpoint
-        assert utterance == self.utterance or not shown
-        self.shown = shown.get("", "")
+        self.shown, self.shown_of = shown.get("", ""), utterance
 
     def steps(self, event):
         yield WORK
@@ -91,7 +90,7 @@ class SpellingDecoder:
     def resize(self, ffn_widths):
         self.widths = ffn_widths
 
-    def update(self, *, targets, partials):
+    def update(self, *, targets, partials, context):
         if targets is not None:
             _check(targets)
             self.targets = targets
@@ -100,8 +99,7 @@ class SpellingDecoder:
 
     def _finals(self):
         text, about = self.text, self._about()
-        assert text.startswith(self.shown)
-        self.shown = ""
+        assert self.utterance != self.shown_of or text.startswith(self.shown)
         self.text, self.utterance = "", self.utterance + 1
         return [
             events.Transcript(**about, stable=text, tentative="", final=True),

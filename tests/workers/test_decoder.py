@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.config import StreamConfig
-from tests.workers.doubles import END, letters, load_decoder
+from pipeline.config import ContextConfig, StreamConfig
+from pipeline.model import Gemma3n
+from pipeline.translation import SpeechTranslator
+from tests.workers.doubles import END, letters, load_decoder, loaded
 from workers.decoder import DecoderWorker
 from workers.messages import Flush, Open, Push, Update
 
@@ -39,3 +41,15 @@ async def test_what_it_cannot_do_fails():
     reply = await worker.step([Flush("a")])
 
     assert reply.outcomes[0].code == "internal"
+
+
+async def test_a_context_that_the_model_cannot_use_is_refused_and_costs_nothing(checkpoint):
+    model = Gemma3n.from_pretrained(checkpoint, stages=("decoder",))
+    worker = DecoderWorker(lambda: loaded(lambda config: SpeechTranslator(model, config)))
+    await worker.start()
+    await worker.step([Open("a", StreamConfig())])
+
+    reply = await worker.step([Update("a", context=ContextConfig("Ana")), Update("a", partials=False)])
+
+    assert [getattr(outcome, "code", None) for outcome in reply.outcomes] == ["unsupported", None]
+    assert not reply.outcomes[0].lost

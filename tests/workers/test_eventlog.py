@@ -8,7 +8,7 @@ import json
 import pytest
 
 from pipeline.wire.events import Done, Mark, Sequencer
-from workers.eventlog import EventLog
+from workers.eventlog import Entry, EventLog
 from workers.protocols import StreamError
 
 
@@ -104,3 +104,32 @@ async def test_growth_is_waited_for_once():
     log.end()
     await waiting
     await log.grown(99)  # there will be none
+
+
+async def test_what_is_held_is_seen_by_nobody_before_it_is_released():
+    log = EventLog(held=True)
+    stamp = Sequencer("s").stamp
+    for event in (Mark(id="a"), Mark(id="b")):
+        log.append(stamp(event))
+    log.append(stamp(Done()), last=True)
+    reading = asyncio.create_task(names(log, 0))
+    await asyncio.sleep(0)
+
+    assert (log.last_seq, log.ended, log.closed, log.kept(0)) == (0, True, False, [])
+    log.release(2)
+    assert (log.last_seq, log.closed, len(log.unseen())) == (2, False, 1)
+    log.release(3)
+    assert await reading == ["a", "b", "done"]
+
+
+def test_a_log_that_is_taken_over_goes_on_behind_what_was_seen():
+    log, stamp = EventLog(held=True), Sequencer("s").stamp
+    ours = [log.append(stamp(Mark(id=name))) for name in "ab"]
+    log.release(1)
+    log.discard()
+    theirs = Entry(Mark(id="x", seq=2), "")
+    log.fill([theirs])
+
+    assert log.kept(0) == [ours[0], theirs]
+    log.fill([Entry(Mark(id="y", seq=7), "")], closed=True)
+    assert (log.first_seq, log.last_seq, log.closed) == (7, 7, True)

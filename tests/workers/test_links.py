@@ -1,4 +1,4 @@
-"""Links between client and server are cut, reset and slow, at any byte, and nothing is missed."""
+"""Links between client and server are cut, reset, slow and dead, at any byte, and nothing is missed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pipeline.wire import commands, events
-from tests.workers.conftest import emptied, running
+from pipeline.wire.protocol import Limits
+from tests.workers.conftest import client, emptied, running
+from tests.workers.doubles import loaded
+from tests.workers.test_sessions import Deaf, HeldEncoder
 from workers.client import converse
 
 TEXT = b"uno dos tres. cuatro cinco. seis siete ocho nueve. " * 6
@@ -29,6 +32,8 @@ class Proxy:
     def __init__(self, port, harms):
         self.port, self.harms = port, list(harms)
         self.links = 0
+        # Links that hang do so until this is set.
+        self.hung = asyncio.Event()
 
     async def carry(self, reader, writer):
         self.links += 1
@@ -44,6 +49,8 @@ class Proxy:
                 drain.write(data)
                 await drain.drain()
                 if budget[0] == 0:
+                    if harm == "hang":
+                        await self.hung.wait()
                     return
                 if harm == "slow":
                     await asyncio.sleep(0)
@@ -71,16 +78,17 @@ async def proxied(server, harms):
     try:
         yield proxy
     finally:
+        proxy.hung.set()
         listener.close()
 
 
-async def said(url):
+async def said(url, **options):
     async def speech():
         for start in range(0, len(TEXT), 5):
             yield TEXT[start : start + 5]
             await asyncio.sleep(0)
 
-    return [event async for event in converse(url, commands.Start(partials=False), speech())]
+    return [event async for event in converse(url, commands.Start(partials=False), speech(), **options)]
 
 
 def finals(received):
@@ -102,3 +110,50 @@ async def test_whatever_happens_to_links_every_event_comes_once(seed):
     assert finals(received) == finals(undisturbed)
     assert [event.seq for event in received] == list(range(1, len(received) + 1))
     assert isinstance(received[-1], events.Done)
+
+
+PINGS = {"ping_seconds": 0.1, "dead_seconds": 0.3}
+
+
+async def test_links_that_are_dead_but_not_closed_are_noticed_by_the_client():
+    """As when a laptop was closed for a while: the server has the stream still when it comes back."""
+    async with running() as server:
+        undisturbed = await said(server.url)
+        async with proxied(server, [(2_000, "hang"), (1_500, "hang")]) as proxy:
+            async with asyncio.timeout(20):
+                received = await said(proxy.url, **PINGS)
+
+    assert proxy.links == 3
+    assert finals(received) == finals(undisturbed)
+    assert [event.seq for event in received] == list(range(1, len(received) + 1))
+
+
+async def test_links_that_are_dead_but_not_closed_are_noticed_by_the_server():
+    """The client never comes back, and nothing of it stays; so is it with one who watches."""
+    async with running(limits=Limits(resume_seconds=0.05), **PINGS) as server:
+        async with (
+            proxied(server, [(800, "hang")]) as proxy,
+            client(proxy.url, {"type": "start"}) as speaker,
+        ):
+            ready = await speaker.receive()
+            await speaker.send(*[b"hola " * 20] * 40)
+            await emptied([*server.encoders, *server.decoders])
+            speaker.connection.transport.abort()
+        assert ready["type"] == "ready"
+
+
+async def test_a_client_that_sends_faster_than_it_is_read_from_is_not_dead():
+    """Its pongs stand behind its audio, for longer than a link may be silent."""
+    encoder = HeldEncoder(lambda: loaded(Deaf))
+    async with (
+        running(encoders=[encoder], **PINGS) as server,
+        client(server.url, {"type": "start"}) as speaker,
+    ):
+        sending = asyncio.create_task(speaker.send(*[bytes(32_000)] * 300, {"type": "stop"}))
+        await asyncio.sleep(1.0)  # three times what a dead link is given
+        assert not sending.done()
+        encoder.go.set()
+        await sending
+        received = await speaker.rest()
+
+    assert (received[-1]["type"], received[-1]["audio_seconds"]) == ("done", 300.0)

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import Gemma3n, Stream
 from pipeline.audio.files import read_audio
+from pipeline.cli import NANO
 from pipeline.config import AudioFormat
 from pipeline.errors import CheckpointError
 from pipeline.wire.events import encode
@@ -88,3 +89,18 @@ async def test_a_language_that_the_model_does_not_know_is_refused(checkpoint):
 def test_a_folder_that_is_no_model_is_an_error(tmp_path, load):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         load(str(tmp_path), "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("load", "read", "spared"),
+    [
+        (load_encoder, "audio_tower", "language_model"),
+        (load_decoder, "language_model", "audio_tower"),
+    ],
+)
+def test_a_worker_holds_the_weights_of_its_own_stage(load, read, spared):
+    loaded = load(str(NANO), "cpu", "float32")
+
+    model = loaded.open_stream.args[0]
+    assert not any(weight.is_meta for weight in getattr(model, read).parameters())
+    assert all(weight.is_meta for weight in getattr(model, spared).parameters())

@@ -9,7 +9,7 @@ def test_exposition():
     metrics = Metrics()
     metrics.streams.inc()
     metrics.errors.labels("bad_message").inc()
-    metrics.observe_call("decoder", 3, 0.2, 0.2)
+    metrics.observe_call("decoder", 3, 0.2, 0.2, 0.004)
 
     text = metrics.exposition()
 
@@ -17,6 +17,8 @@ def test_exposition():
     assert 'surtitle_errors_total{code="bad_message"} 1.0' in text
     assert 'surtitle_batch_requests_sum{stage="decoder"} 3.0' in text
     assert 'surtitle_step_duration_seconds_bucket{le="0.2",stage="decoder"} 1.0' in text
+    assert 'surtitle_hop_duration_seconds_bucket{le="0.003",stage="decoder"} 0.0' in text
+    assert 'surtitle_hop_duration_seconds_bucket{le="0.005",stage="decoder"} 1.0' in text
 
 
 def test_a_latency_counts_from_the_arrival_of_the_last_audio():

@@ -15,8 +15,9 @@ from tests.workers.conftest import client, eventually, running
 from tests.workers.doubles import END, load_decoder, load_encoder
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
+from workers.ledger import Title, Verdict, Write
 from workers.messages import Done, Open, Push
-from workers.placement import RayWorker, place_of
+from workers.placement import RayLedger, RayWorker, place_of
 from workers.protocols import WorkerLostError
 
 pytestmark = pytest.mark.usefixtures("ray")
@@ -109,3 +110,46 @@ def test_places_are_reserved_on_a_cluster_alone(monkeypatch):
 
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert place_of("encoder") == {"surtitle_encoder": 1.0}
+
+
+async def test_gateways_have_one_ledger_which_starts_anew_when_its_process_dies():
+    first, second = RayLedger(), RayLedger()
+    title = Title("hall", "token", b"", 9.0)
+
+    assert await first.write([Write("s", 1, (), title, whole=True)]) == [Verdict.WRITTEN]
+    assert (await second.claim("s", "token", "hall")).epoch == 2
+    assert await first.write([Write("s", 1)]) == [Verdict.FENCED]
+
+    (pid,) = [
+        int(name)
+        for name in os.listdir("/proc")
+        if name.isdigit() and _title(name).startswith(b"ray::Ledger") and _is_ours(name)
+    ]
+    os.kill(pid, signal.SIGKILL)
+
+    async def empty():
+        try:
+            return await second.read("s", 0, 0.0) is None
+        except WorkerLostError:
+            return False
+
+    await eventually(empty)
+
+
+def _title(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _is_ours(pid):
+    """Whether a process is of the Ray of this test, and of no other on the machine."""
+    while pid not in ("0", "1", str(os.getpid())):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                pid = file.read().rsplit(")", 1)[1].split()[1]
+        except OSError:
+            return False
+    return pid == str(os.getpid())

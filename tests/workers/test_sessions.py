@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from pipeline.audio.pcm import to_s16le
+from pipeline.wire.events import Ack
 from tests.pipeline.audio.test_codecs import FILES, decode, flac
 from tests.workers.conftest import client, eventually, finals, running
 from tests.workers.doubles import WORK, Forgetful, loaded
+from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
+from workers.ledger import Ledger
 from workers.messages import Push
 
 
@@ -211,3 +214,85 @@ async def test_seconds_of_flac_in_a_few_bytes_are_decoded_as_there_is_room():
         received = await speaker.rest()
 
     assert received[-1]["audio_seconds"] == 600
+
+
+class Pausing(Recorder):
+    """Is always between two utterances; another one can go on anywhere."""
+
+    def checkpoint(self):
+        return len(self.heard)
+
+    def resume(self, checkpoint):
+        assert checkpoint == len(self.heard)
+
+
+@pytest.mark.parametrize("name", ["webm", "flac"])
+async def test_compressed_audio_comes_again_to_another_gateway_and_is_heard_once(name):
+    """From its first byte, for no other place is known at which it could be decoded."""
+    encoding, data = FILES[name]
+    pausing = type("Fresh", (Pausing,), {"heard": bytearray()})
+    ledger = Ledger()
+    start = {"type": "start", "audio": {"encoding": encoding}}
+    async with (
+        running(encoders=[EncoderWorker(lambda: loaded(pausing))], ledger=ledger) as first,
+        running(encoders=[EncoderWorker(lambda: loaded(pausing))], ledger=ledger) as second,
+    ):
+        frames = [data[at : at + 1_000] for at in range(0, len(data), 1_000)]
+        most = frames[: len(frames) * 3 // 4]
+        async with client(first.url, start, *most, {"type": "mark"}) as speaker:
+            ready = (await speaker.until("mark"))[0]
+            before = len(pausing.heard)
+            speaker.connection.transport.abort()
+        resume = {"stream_id": ready["stream_id"], "token": ready["token"], "after_seq": ready["seq"]}
+        async with client(second.url, {"type": "start", "resume": resume}) as speaker:
+            again = (await speaker.until("ready"))[-1]
+            await speaker.send(*frames, {"type": "stop"})
+            done = (await speaker.rest())[-1]
+
+    assert 0 < before < len(pausing.heard)
+    assert again["bytes_received"] == 0
+    whole = decode(encoding, data)
+    assert bytes(pausing.heard) == to_s16le(whole)
+    assert done["audio_seconds"] == len(whole) / 16_000
+
+
+async def test_acknowledgements_wait_until_another_gateway_could_go_on_from_there():
+    """A client may forget what they cover, so nobody may want it again."""
+
+    class Silent(Deaf):
+        def __init__(self, config):
+            self.pieces = 0
+
+        def checkpoint(self):
+            return self.pieces if self.pieces % 3 == 0 else None
+
+        def steps(self, data):
+            self.pieces += 1
+            yield WORK
+            return [self.pieces]
+
+    class Acknowledging(Forgetful):
+        def __init__(self, config):
+            pass
+
+        def checkpoint(self):
+            return b"between utterances"
+
+        def steps(self, event):
+            yield WORK
+            return [Ack(audio_time=float(event))]
+
+    async with (
+        running(
+            encoders=[EncoderWorker(lambda: loaded(Silent))],
+            decoders=[DecoderWorker(lambda: loaded(Acknowledging))],
+            ledger=Ledger(),
+        ) as server,
+        client(server.url, {"type": "start"}) as speaker,
+    ):
+        received = []
+        for _ in range(7):
+            await speaker.send(bytes(32_000), {"type": "mark"})
+            received += await speaker.until("mark")
+
+    assert [event["audio_time"] for event in received if event["type"] == "ack"] == [3.0, 6.0]

@@ -169,6 +169,7 @@ def _write(path: Path, keys: Mapping[str, Key]) -> None:
             file.write(text)
         os.replace(draft, path)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from None
 
 

@@ -18,6 +18,9 @@ const BUFFERED_BYTES = 256 * 1024;
 const PROBE_SECONDS = 2;
 const DEAD_SECONDS = 20;
 
+/** Why one gateway refuses what another one, or the same one later, may not. */
+const PASSING = new Set(["at_capacity", "shutting_down"]);
+
 /**
  * @typedef {{type: string, stream_id: string, seq: number, audio_time: number, server_time: number,
  *   [field: string]: any}} SurtitleEvent  as in docs/protocol.md
@@ -35,13 +38,15 @@ const DEAD_SECONDS = 20;
  */
 export class Speaker extends Connection {
   /**
-   * @param {{url?: string, key?: string, source?: string, targets?: string[], audio?: AudioFormat,
-   *   partials?: boolean}} options  fields of `start`, where to, and the key or token to show, if any
+   * @param {{url?: string | string[], key?: string, source?: string, targets?: string[], audio?: AudioFormat,
+   *   partials?: boolean}} options  fields of `start`, where to (several gateways are tried in turn), and the key
+   *   or token to show, if any
    */
   constructor(options = {}) {
     super(options.key ?? "");
     const { url = serverUrl(), source = "es", targets = ["en"], audio = {}, partials = true } = options;
-    this.url = url;
+    this._urls = [url].flat();
+    this._at = 0;
     this.audio = { encoding: "pcm_s16le", sample_rate: 16000, channels: 1, ...audio };
     this._start = { type: "start", source, targets, audio: this.audio, partials };
     const sampleBytes = { pcm_s16le: 2, pcm_f32le: 4, mulaw: 1 }[this.audio.encoding];
@@ -58,6 +63,7 @@ export class Speaker extends Connection {
     this._going = false;
     this._stopping = false;
     this._broken = 0;
+    this._turns = 0;
     this._probes = new Map();
     this._probing = 0;
     this._pumping = 0;
@@ -123,6 +129,11 @@ export class Speaker extends Connection {
     this._pump();
   }
 
+  /** The address that is tried now. */
+  get url() {
+    return this._urls[this._at % this._urls.length];
+  }
+
   _address() {
     return this.url;
   }
@@ -135,7 +146,10 @@ export class Speaker extends Connection {
 
   _received(event) {
     // Without a stream: none could be had, or not this one any more.
-    if (event.type === "error" && !event.stream_id) return this._fail(event.code, event.message);
+    if (event.type === "error" && !event.stream_id) {
+      if (PASSING.has(event.code) && (this.ready || this._untried)) return; // it closes the connection now
+      return this._fail(event.code, event.message);
+    }
     if (event.seq <= this._seq) return;
     this._seq = event.seq;
     if (event.type === "ready") {
@@ -159,9 +173,15 @@ export class Speaker extends Connection {
     if (event.type === "error" && event.fatal) this._fail(event.code, event.message);
   }
 
+  /** Whether there is a gateway that was not tried since the last that answered. */
+  get _untried() {
+    return this._turns + 1 < this._urls.length;
+  }
+
   /** Go on sending at a byte of the audio, and with the commands that may not have arrived. */
   _resume(byte) {
     this._tries = 0;
+    this._turns = 0;
     this._broken = 0;
     this._probes.clear();
     this._sent = this._countBefore(byte);
@@ -222,7 +242,12 @@ export class Speaker extends Connection {
   _closed(code) {
     this._going = false;
     if (this.over) return;
-    if (!this.ready) return this._fail("unreachable", `no Surtitle server answers at ${this.url}`);
+    if (!this.ready && !this._untried) {
+      return this._fail("unreachable", `no Surtitle server answers at ${this.url}`);
+    }
+    this._at++;
+    this._turns++;
+    if (!this.ready) return super._closed(code);
     this._broken ||= performance.now();
     if (performance.now() - this._broken > 1000 * this.ready.limits.resume_seconds) {
       return this._fail("connection_lost", "the server was away for longer than it keeps a stream");
@@ -245,11 +270,12 @@ export class Speaker extends Connection {
  * `error`; each once, also across connections. State `failed` says that the stream is not there (any more).
  */
 export class Watcher extends Connection {
-  /** @param {{stream: string, target?: string, origin?: string, key?: string}} options */
+  /** @param {{stream: string, target?: string, origin?: string | string[], key?: string}} options */
   constructor({ stream, target = "", origin = location.origin, key = "" }, path = "captions") {
     super(key);
     this._path = path;
-    this.origin = origin;
+    this._origins = [origin].flat();
+    this._at = 0;
     this.stream = stream;
     this.target = target;
     this._seq = 0;
@@ -258,6 +284,16 @@ export class Watcher extends Connection {
   start() {
     this._open();
     return this;
+  }
+
+  /** The server that is tried now. */
+  get origin() {
+    return this._origins[this._at % this._origins.length];
+  }
+
+  _closed(code) {
+    this._at++;
+    super._closed(code);
   }
 
   /** Watch no more. */

@@ -13,6 +13,8 @@ import soxr
 from tests.conftest import ROOT
 from tests.e2e.browser.conftest import opened
 from tests.workers.conftest import eventually, running
+from workers.access.guard import Guard
+from workers.ledger import Ledger
 
 SAY = """async ({ pieces, options, pause = 5 }) => {
   const { Speaker } = await import("/pages/surtitle.js");
@@ -130,6 +132,32 @@ async def test_breaks_lose_and_double_nothing(site, seed):
     assert texts(events, "translation") == [f"en:{word.upper()}" for word in words]
     assert [e["id"] for e in events if e["type"] == "mark"] == [str(place) for place in range(5, 40, 7)]
     assert await page.evaluate("speaker.pending") < len(said) / 32_000 + 1e-9
+
+
+async def test_a_speaker_goes_on_at_another_gateway(browser):
+    """The first address is dead, the second one's gateway ends in mid-stream."""
+    words = ["uno", "dos", "tres", "cuatro", "cinco", "seis"] * 8
+    ledger = Ledger()
+    async with running(ledger=ledger) as second, opened(browser) as page:
+        await page.goto(second.http + "/healthz")
+        async with running(ledger=ledger, guard=Guard(origins=[second.http])) as first:
+            urls = ["ws://127.0.0.1:9/v1/stream", first.url, second.url]
+            pieces = [f"{word}." for word in words]
+            asked = {"pieces": pieces, "options": {"url": urls}, "pause": 60}
+            talking = asyncio.create_task(page.evaluate(SAY, asked))
+
+            async def halfway():
+                return await page.evaluate("(window.events ?? []).filter((event) => event.final).length > 5")
+
+            await eventually(halfway)
+        state, events = await talking
+
+    assert state == "ended"
+    numbers = [event["seq"] for event in events]
+    assert numbers == sorted(set(numbers))  # without those of its own probes
+    assert texts(events, "transcript") == words
+    assert sum(event["type"] == "ready" for event in events) == 2
+    assert second.metrics.registry.get_sample_value("surtitle_streams_taken_over_total") == 1
 
 
 async def test_audio_is_sent_once_though_the_position_is_told_twice(site):

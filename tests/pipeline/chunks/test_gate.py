@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.chunks.gate import SpeechAudio, SpeechEnd, SpeechGate, SpeechStart
+from pipeline.chunks.gate import SpeechAudio, SpeechEnd, SpeechGate, SpeechPause, SpeechStart
 from pipeline.config import GateConfig
 
 SECOND = 16_000
@@ -258,7 +258,8 @@ def test_endless_speech_is_one_utterance_handed_out_as_it_comes(spanish):
                 min(begin + SECOND // 2, len(speech) - 2 * SECOND) - audio[-1].start - len(audio[-1].samples)
             )
 
-    assert [type(item) for item in items if not isinstance(item, SpeechAudio)] == [SpeechStart, SpeechEnd]
+    told = [type(item) for item in items if not isinstance(item, SpeechAudio)]
+    assert told == [SpeechStart, SpeechPause, SpeechEnd]
     assert items[-1].sample - items[0].sample > 60 * SECOND
     assert max(late) < SECOND
 
@@ -302,6 +303,58 @@ def test_audio_is_handed_out_while_it_is_spoken(spanish):
     assert max(lags) < 480 + 320
 
 
+def test_a_pause_is_told_at_once_and_where_the_utterance_will_end(spanish):
+    """When all that was said has been handed out; one that ends in more speech is told and was none."""
+    stream = SpeechGate(GateConfig())
+    speech = [silence(1.5), spanish[3_200:48_000], silence(0.45), spanish[3_200:48_000], silence(1)]
+    speech = np.concatenate(speech) + noise(sum(map(len, speech)) / SECOND, -70)
+    items, when = [], []
+    for at in range(0, len(speech), 320):
+        new = stream.push(speech[at : at + 320])
+        items += new
+        when += [at + 320 for item in new if isinstance(item, SpeechPause)]
+    pauses = [at for at, item in enumerate(items) if isinstance(item, SpeechPause)]
+
+    assert [type(item) for item in items].count(SpeechEnd) == 1
+    assert len(pauses) >= 2
+    for at, heard in zip(pauses, when, strict=True):
+        before, pause = items[at - 1 : at + 1]
+        assert pause.sample == before.start + len(before.samples)
+        assert heard - pause.sample < 480 + 320
+    assert items[pauses[-1] + 1].sample == items[pauses[-1]].sample
+
+
+def notes(seconds, seed=0):
+    """Plucked strings in a room: the detector takes them for speech, a listener does not."""
+    rng = np.random.default_rng(seed)
+    wave = np.zeros(round(seconds * SECOND))
+    for at in range(0, len(wave), SECOND // 5):
+        period = int(rng.integers(30, 160))
+        string, plucked = rng.normal(size=period), []
+        while len(plucked) < SECOND // 2:
+            plucked.extend(string)
+            string = 0.497 * (string + np.roll(string, 1))
+        wave[at : at + len(plucked)] += plucked[: len(wave) - at]
+    return (0.3 * wave / np.abs(wave).max()).astype(np.float32) + noise(seconds, -70, seed=seed)
+
+
+def test_music_is_no_utterance():
+    """Whatever the detector takes it for: nobody sings."""
+    assert gate(notes(20)) == []
+
+
+def test_music_behind_speech_ends_the_utterance_and_speech_behind_music_is_whole(spanish):
+    """Without a pause between them; of the music some seconds are let through."""
+    words = spanish[3_200:48_000]
+    played = notes(12)
+    utterances = gate(np.concatenate([noise(2, -70), words, played, words, noise(2, -70)]))
+    second = 2 + len(words) / SECOND + 12
+
+    assert utterances[0].end < 2 + len(words) / SECOND + 5
+    assert second - 2.0 < utterances[-1].start < second + 0.1
+    assert utterances[-1].end > second + len(words) / SECOND - 0.3
+
+
 def test_silent_until_is_what_no_utterance_will_need(spanish):
     """No later item is before it, it never goes back, and in silence it is close behind the input."""
     stream = SpeechGate(GateConfig())
@@ -316,7 +369,7 @@ def test_silent_until_is_what_no_utterance_will_need(spanish):
         assert promised <= stream.silent_until <= at + 320
         promised = stream.silent_until
         if at > SECOND and not open_utterance:
-            assert promised >= at + 320 - (0.3 + 1.0) * SECOND
+            assert promised >= at + 320 - (0.3 + 1.5) * SECOND
     assert promised >= len(speech) - 0.35 * SECOND
 
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.text.sentences import Urgency, ends_clause, ends_sentence, place_to_part, sentence_end
+from pipeline.text.sentences import (
+    Urgency,
+    ends_clause,
+    ends_sentence,
+    place_to_part,
+    sentence_end,
+    split,
+)
 from pipeline.text.stability import words
 
 
@@ -66,3 +73,17 @@ def test_what_was_shown_stays_together_and_a_certain_word_is_left(said, shown, c
     place = place_to_part(said, shown, certain, urgency)
 
     assert place is None or max(1, shown) <= place < certain
+
+
+def test_a_text_is_its_sentences():
+    assert split(words("¿Qué tal? Bien, dijo. Y ya")) == ["¿Qué tal?", "Bien, dijo.", "Y ya"]
+    assert split([]) == []
+
+
+@given(st.text(alphabet="ab .?,。", max_size=40))
+def test_no_word_is_lost_between_sentences(text):
+    said = words(text.strip())
+    sentences = split(said)
+
+    assert "".join("".join(sentences).split()) == "".join(text.split())
+    assert all(not any(map(ends_sentence, words(sentence)[:-1])) for sentence in sentences)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import AudioFormat, PolicyConfig
+from pipeline.config import AudioFormat, ContextConfig, PolicyConfig
 from pipeline.errors import ProtocolError
 from pipeline.wire.commands import Flush, Mark, Resume, Start, Stop, Update, encode_command, parse_command
 
@@ -148,6 +148,7 @@ def _parse(text):
         Mark("here"),
         Update(),
         Update(targets=("fr",), partials=True),
+        Update(context=ContextConfig("Ana Belén", 2)),
         Stop(),
     ],
     ids=str,
@@ -180,6 +181,37 @@ def test_a_stream_may_choose_its_policy_and_ask_for_word_times():
 def test_a_policy_that_is_none_is_refused_with_a_sentence(policy, sentence):
     with pytest.raises(ProtocolError) as refused:
         parse_command(f'{{"type": "start", "policy": {policy}}}')
+
+    assert refused.value.code == "bad_message"
+    assert sentence in str(refused.value)
+
+
+def test_a_stream_may_tell_what_is_known():
+    start = parse_command('{"type": "start", "context": {"text": "Ana Bel\u00e9n", "sentences": 3}}')
+
+    assert start == Start(context=ContextConfig("Ana Belén", 3))
+    assert parse_command(encode_command(start)) == start
+    assert parse_command('{"type": "update", "context": {}}') == Update(context=ContextConfig())
+
+
+@pytest.mark.parametrize(
+    ("context", "sentence"),
+    [
+        ('"Ana"', "context must be a JSON object"),
+        ('{"words": 1}', 'context has no field "words"; accepted: text, sentences'),
+        ('{"text": 1}', "text must be a string of at most 500 characters"),
+        (f'{{"text": "{"a" * 501}"}}', "text must be a string of at most 500 characters"),
+        ('{"text": "\\ud800"}', "text must be one line of printable characters"),
+        ('{"text": "a\\nb"}', "text must be one line of printable characters"),
+        ('{"sentences": 21}', "sentences must be a whole number from 0 to 20, got 21"),
+        ('{"sentences": true}', "sentences must be a whole number from 0 to 20, got True"),
+        ('{"sentences": 1.0}', "sentences must be a whole number from 0 to 20"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["start", "update"])
+def test_a_context_that_is_none_is_refused_with_a_sentence(kind, context, sentence):
+    with pytest.raises(ProtocolError) as refused:
+        parse_command(f'{{"type": "{kind}", "context": {context}}}')
 
     assert refused.value.code == "bad_message"
     assert sentence in str(refused.value)
