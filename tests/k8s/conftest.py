@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 import workers.placement  # noqa: F401 - before Ray, which reads its environment when it is imported
+from tests.k8s.machines import ROOT, Machines
 
-ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("laptop", "gpu", "production", "production/green")
 
@@ -97,3 +98,23 @@ def containers(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
             *template["spec"]["containers"],
         )
     }
+
+
+@pytest.fixture(name="machines")
+def _machines():
+    if shutil.which("ip") is None:
+        pytest.skip("network namespaces need `ip` (Debian and Ubuntu: apt-get install iproute2)")
+    with contextlib.ExitStack() as stack:
+        try:
+            machines = stack.enter_context(Machines(4))
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"network namespaces are not permitted here: {error.stderr.decode().strip()}")
+        yield machines
+
+
+@pytest.fixture(name="short_path")
+def _short_path():
+    """The paths of Ray's sockets may have 107 letters."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    yield folder
+    shutil.rmtree(folder)

@@ -194,6 +194,21 @@ def _settings(manifests, tmp_path):
     return read_settings(path)
 
 
+def test_what_gateways_share_is_on_a_node_without_gateways(manifests):
+    """The ledger reserves a bit of a CPU."""
+    (cluster,) = of_kind(manifests, "RayCluster")
+    (deployment,) = of_kind(manifests, "Deployment")
+    (node,) = (c for c in deployment["spec"]["template"]["spec"]["initContainers"] if c["name"] == "ray")
+    assert "--num-cpus=0" in node["args"]
+    assert cluster["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert [g["rayStartParams"]["num-cpus"] for g in cluster["spec"]["workerGroupSpecs"]] == ["1", "1"]
+
+
+def test_clients_may_come_back_to_any_gateway(installed):
+    for service in of_kind(installed, "Service"):
+        assert "sessionAffinity" not in service["spec"], name_of(service)
+
+
 def test_the_configuration_can_be_used_and_fits_the_pods(manifests, tmp_path):
     settings = _settings(manifests, tmp_path)
     (deployment,) = of_kind(manifests, "Deployment")
