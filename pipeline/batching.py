@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
-import torch
-
 from pipeline.errors import ShortMemoryError
 
 Work = TypeVar("Work")
@@ -26,13 +24,13 @@ CarryOut: TypeAlias = Callable[[Sequence[Work]], Sequence[Answer | Exception]]
 """Does the work of a batch; an error in place of an answer is that piece's alone."""
 
 
-_NO_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
-"""What errors say that torch gives no class of their own: of main memory, and of cuBLAS' and cuDNN's."""
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+"""What torch's errors say: of CUDA's memory, of main memory, and of cuBLAS' and cuDNN's."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether something failed for want of memory, the machine's or an accelerator's."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+    return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(name in str(error) for name in _NO_MEMORY)
     )
 

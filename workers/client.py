@@ -192,18 +192,21 @@ class _Stream:
                 raise StreamError(event.message, code=event.code)
         return True
 
-    def broke(self, connection: ClientConnection) -> None:
+    async def broke(self, connection: ClientConnection) -> None:
         """The connection has ended before the stream.
 
         Raises:
             StreamError: it is of no use to come back.
         """
-        if self._ready is None or connection.close_code == SUPERSEDED:
-            raise StreamError(
-                f"the connection to {self._url} ended before the stream (close code {connection.close_code})",
-                code="connection_lost",
-            )
-        if self._broken is None:
+        error = StreamError(
+            f"the connection to {self._url} ended before the stream (close code {connection.close_code})",
+            code="connection_lost",
+        )
+        if connection.close_code == SUPERSEDED:
+            raise error
+        if self._ready is None:
+            await self._next(error)
+        elif self._broken is None:
             self._broken = asyncio.get_running_loop().time()
 
 
@@ -310,4 +313,4 @@ async def _until_broken(
             await asyncio.gather(sender, return_exceptions=True)
     speech.check()
     if not stream.done:
-        stream.broke(connection)
+        await stream.broke(connection)

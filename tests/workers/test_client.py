@@ -10,11 +10,13 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets import serve
 
 from pipeline.audio.pcm import to_s16le
 from pipeline.config import AudioFormat
 from pipeline.errors import AudioError
 from pipeline.wire import commands, events
+from pipeline.wire.protocol import SUBPROTOCOL
 from tests.conftest import ROOT
 from tests.pipeline.audio.test_codecs import FILES, decode
 from tests.workers.conftest import client, eventually, running
@@ -135,6 +137,21 @@ async def test_a_server_that_does_not_come_back_is_an_error():
         with pytest.raises(StreamError, match="could not be had again") as caught:
             async for _ in conversing:
                 pass
+
+    assert caught.value.code == "connection_lost"
+
+
+async def test_a_gateway_that_dies_before_it_is_ready_leaves_the_start_to_the_next(server):
+    async def dies(connection):
+        await connection.recv()
+        connection.transport.abort()
+
+    async with serve(dies, "127.0.0.1", 0, subprotocols=[SUBPROTOCOL]) as dying:
+        dead = f"ws://127.0.0.1:{dying.sockets[0].getsockname()[1]}/v1/stream"
+
+        assert texts(await conversation([dead, server.url], FINALS, b"hola.")) == ["hola", "en:HOLA"]
+        with pytest.raises(StreamError, match="close code 1006") as caught:
+            await conversation([dead, dead], FINALS, b"hola.")
 
     assert caught.value.code == "connection_lost"
 
