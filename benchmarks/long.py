@@ -9,10 +9,10 @@ in the middle of a sentence, there is a click of 10 ms at full scale, louder tha
 
 Measured: resident memory, from when a tenth of the time has passed to the end, as the slope of a straight
 line over all of that (``memory_growth``, a fraction of the memory at its beginning); how far from its place
-the click is in what the gate hands to the model (``click_error_s``); starts and ends of utterances, less the
-gate's pre-roll and post-roll, against the truth, as medians of absolute errors (``start_error_s``,
-``end_error_s``); WER over the first and the last tenth of the time, of the same sentences (``wer_first``,
-``wer_last``); and how fast it went (``rtf``). The last line is one JSON object.
+the click is in what the gate hands to the model (``click_error_s``); starts and ends of utterances, as they
+are told, against the truth, as medians of absolute errors (``start_error_s``, ``end_error_s``); WER over the
+first and the last tenth of the time, of the same sentences (``wer_first``, ``wer_last``); and how fast it
+went (``rtf``). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -104,7 +104,6 @@ def growth(memory: NDArray[np.int64]) -> float:
 
 def edges(events: Sequence[Event], talk: Talk, period: float) -> tuple[float, float]:
     """Median absolute errors of starts and ends of utterances, against the nearest that sentences have."""
-    config = GateConfig()
     starts = np.array([sentence.start for sentence in talk.sentences])
     ends = np.array([sentence.end for sentence in talk.sentences])
     seams = {event.time for event in events if isinstance(event, SpeechStart)}
@@ -112,9 +111,9 @@ def edges(events: Sequence[Event], talk: Talk, period: float) -> tuple[float, fl
     off_starts, off_ends = [], []
     for event in events:
         if isinstance(event, SpeechStart) and event.time not in seams:
-            off_starts.append(np.abs(starts - (event.time + config.preroll) % period).min())
+            off_starts.append(np.abs(starts - event.time % period).min())
         if isinstance(event, SpeechEnd) and event.time not in seams:
-            off_ends.append(np.abs(ends - (event.time - config.postroll) % period).min())
+            off_ends.append(np.abs(ends - event.time % period).min())
     return float(np.median(off_starts)), float(np.median(off_ends))
 
 

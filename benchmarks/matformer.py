@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from benchmarks import elastic, quality
 from benchmarks.models import NANO, published
 from benchmarks.narrowing import search, uniform
-from benchmarks.quality import DIRECTIONS, Answer, Clip
+from benchmarks.quality import Answer, Clip
 from pipeline.batching import Batch
 from pipeline.config import StreamConfig, TextConfig
 from pipeline.gemma.decoder import Decoder
@@ -46,6 +46,8 @@ from pipeline.gemma.matformer import PRESETS, Widths, sliced
 from pipeline.model import Gemma3n
 from pipeline.training.engines import held_out_voices
 from pipeline.translation import SpeechTranslator
+
+DIRECTIONS = (("es", "en"), ("en", "es"))
 
 SIZES = (0.375, 0.625, 0.75)
 """For which it searches: share of all feed-forwards together."""

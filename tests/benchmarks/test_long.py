@@ -50,10 +50,10 @@ def test_edges_are_measured_against_the_nearest_and_seams_are_none(talk):
     period = len(talk.waveform) / 16_000
     first, second = talk.sentences[:2]
     events = [
-        SpeechStart(utterance=0, time=period + first.start - 0.3 + 0.1),
+        SpeechStart(utterance=0, time=period + first.start + 0.1),
         SpeechEnd(utterance=0, time=period + 2.0),
         SpeechStart(utterance=1, time=period + 2.0),
-        SpeechEnd(utterance=1, time=period + second.end + 0.25 - 0.2),
+        SpeechEnd(utterance=1, time=period + second.end - 0.2),
     ]
 
     assert long.edges(events, talk, period) == pytest.approx((0.1, 0.2))

@@ -24,7 +24,7 @@ def heard(model: Gemma3n, count: int) -> list[Heard]:
     rng = random.Random(0)
     items = []
     for (spanish, english), (source, target) in zip(
-        quality.held_out_pairs()[:count], itertools.cycle(quality.DIRECTIONS), strict=False
+        quality.held_out_pairs()[:count], itertools.cycle(matformer.DIRECTIONS), strict=False
     ):
         said, meant = (spanish, english) if source == "es" else (english, spanish)
         clip = quality.Clip(reference.waveform(rng, rng.uniform(0.5, 2.0)), said, meant)

@@ -258,8 +258,8 @@ def test_endless_speech_is_one_utterance_handed_out_as_it_comes(spanish):
                 min(begin + SECOND // 2, len(speech) - 2 * SECOND) - audio[-1].start - len(audio[-1].samples)
             )
 
-    told = [type(item) for item in items if not isinstance(item, SpeechAudio)]
-    assert told == [SpeechStart, SpeechPause, SpeechEnd]
+    edges = [type(item) for item in items if not isinstance(item, SpeechAudio | SpeechPause)]
+    assert edges == [SpeechStart, SpeechEnd]
     assert items[-1].sample - items[0].sample > 60 * SECOND
     assert max(late) < SECOND
 

