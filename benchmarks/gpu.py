@@ -272,7 +272,7 @@ class ScriptedTranslator:
                     yield from self._hypothesis()
         elif isinstance(event, SpeechEnded):
             yield from self._hypothesis()
-            about = {"utterance": self._utterance, "start": self._start, "end": event.time}
+            about = {"utterance": self._utterance, "start": self._start, "end": event.time - event.margin}
             final = {"target": "en", "stable": "", "tentative": "", "final": True}
             return [Translation(audio_time=event.audio_time, **about, **final)]
         return []

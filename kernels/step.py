@@ -1,9 +1,9 @@
-"""One layer of the decoder for the next position of each of a few sequences, on one thread.
+"""One layer of the decoder for the next few positions of sequences, on one thread.
 
-Such a step multiplies matrices of a few hundred kilobytes with one to a few vectors. What stands between the
-products takes little time to compute, and much to start operator by operator; so all of a layer is one
-function here. A row of weights serves all positions while it is in the cache, and keys and values are read
-where they lie. Formulas follow transformers' ``models/gemma3n/modeling_gemma3n.py``, as
+Such a pass multiplies matrices of a few hundred kilobytes with one to some dozens of vectors. What stands
+between the products takes little time to compute, and much to start operator by operator; so all of a layer
+is one function here. A row of weights serves all positions while it is in the cache, and keys and values are
+read where they lie. Formulas follow transformers' ``models/gemma3n/modeling_gemma3n.py``, as
 :class:`pipeline.gemma.decoder.DecoderLayer` does, whose twin this is for inference in float32.
 """
 
@@ -16,6 +16,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.rows import SUMS, dot, multiply, norm, scale_of
+
 _Array = NDArray[np.float32]
 _Ints = NDArray[np.int64]
 
@@ -23,9 +25,6 @@ _SQRT_2_OVER_PI = np.float32(math.sqrt(2 / math.pi))
 _CUBIC = np.float32(0.044715)
 _HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
 _SQRT_HALF = np.float32(math.sqrt(0.5))
-
-# Sums may be taken in any order, which is what makes vector instructions of them; NaN and infinity stay.
-_SUMS = {"reassoc", "contract", "nsz"}
 
 
 class LayerShape(NamedTuple):
@@ -111,12 +110,14 @@ class Layer(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where the N positions of a step belong in the layers of one kind.
+    """Where the N positions of a pass belong in the layers of one kind.
+
+    Those of one sequence are behind each other, and each sees the ones before it.
 
     Attributes:
         positions: of each in its sequence, int64 [N].
         write: where in the pool its keys and values go, counted in positions of that, int64 [N].
-        table: the blocks that each sequence reads, int64 [N, blocks].
+        table: the blocks that the sequence of each reads, int64 [N, blocks].
         first: position of the first key in them, int64 [N].
     """
 
@@ -126,61 +127,21 @@ class Places(NamedTuple):
     first: _Ints
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def _dot(a: _Array, b: _Array) -> np.float32:
-    total = np.float32(0.0)
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def multiply(x: _Array, matrix: _Array, rows: int) -> _Array:
-    """The first ``rows`` of ``x matrix^T``: [n, columns] and [at least rows, at least columns] -> [n, rows].
-
-    A matrix wider than ``x`` counts with as many columns as that has.
-    """
-    out = np.empty((x.shape[0], rows), np.float32)
-    for j in range(rows):
-        row = matrix[j, : x.shape[1]]
-        for n in range(x.shape[0]):
-            out[n, j] = _dot(row, x[n])
-    return out
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def _scale_of(row: _Array, eps: float) -> np.float32:
-    total = np.float32(0.0)
-    for i in range(len(row)):
-        total += row[i] * row[i]
-    return np.float32(1.0 / math.sqrt(total / np.float32(len(row)) + eps))
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def _norm(x: _Array, weight: _Array, eps: float) -> _Array:
-    out = np.empty_like(x)
-    for n in range(x.shape[0]):
-        scale = _scale_of(x[n], eps)
-        for i in range(x.shape[1]):
-            out[n, i] = x[n, i] * scale * weight[i]
-    return out
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _gelu(a: np.float32) -> np.float32:
     return _HALF * a * (_ONE + np.float32(math.tanh(_SQRT_2_OVER_PI * (a + _CUBIC * a * a * a))))
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _modalities(x: _Array, w: Layer) -> _Array:
-    routed: _Array = multiply(_norm(x, w.router_norm, w.shape.eps), w.router, w.router.shape[0])
+    routed: _Array = multiply(norm(x, w.router_norm, w.shape.eps), w.router, w.router.shape[0])
     for n in range(routed.shape[0]):
         for i in range(routed.shape[1]):
             routed[n, i] = np.float32(math.tanh(routed[n, i] / np.float32(x.shape[1])))
     return routed
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _predict(streams: _Array, w: Layer) -> _Array:
     count = streams.shape[0]
     mixing = multiply(_modalities(streams[w.shape.active], w), w.prediction, count * count)
@@ -195,14 +156,14 @@ def _predict(streams: _Array, w: Layer) -> _Array:
     return predictions
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _normed_heads(x: _Array, weight: _Array, w: Layer, positions: _Ints) -> None:
     """Norm and rotate heads in place, [n, heads * head_dim]."""
     divisors, eps, half = w.divisors, w.shape.eps, len(w.divisors)
     for n in range(x.shape[0]):
         for begin in range(0, x.shape[1], 2 * half):
             head = x[n, begin : begin + 2 * half]
-            scale = _scale_of(head, eps)
+            scale = scale_of(head, eps)
             for i in range(half):
                 angle = np.float32(positions[n]) / divisors[i]
                 cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
@@ -210,7 +171,7 @@ def _normed_heads(x: _Array, weight: _Array, w: Layer, positions: _Ints) -> None
                 head[i], head[half + i] = first * cos - second * sin, second * cos + first * sin
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _attend(query: _Array, kv: _Array, places: Places, window: int) -> _Array:
     positions, table, first = places.positions, places.table, places.first
     block, kv_heads, width = kv.shape[1], kv.shape[3], kv.shape[4]
@@ -226,7 +187,7 @@ def _attend(query: _Array, kv: _Array, places: Places, window: int) -> _Array:
             most = np.float32(-np.inf)
             for key in range(begin, end):
                 at = key - first[n]
-                score = _dot(own, kv[table[n, at // block], at % block, 0, of])
+                score = dot(own, kv[table[n, at // block], at % block, 0, of])
                 scores[key - begin] = score
                 most = max(most, score)
             total = _ZERO
@@ -242,7 +203,7 @@ def _attend(query: _Array, kv: _Array, places: Places, window: int) -> _Array:
     return out
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _store(kv: _Array, x: _Array, places: Places, w: Layer) -> None:
     """Compute keys and values of the positions and write them, [blocks, BLOCK, 2, kv_heads, head_dim]."""
     write, eps = places.write, w.shape.eps
@@ -254,12 +215,12 @@ def _store(kv: _Array, x: _Array, places: Places, w: Layer) -> None:
         place = kv[write[n] // block, write[n] % block]
         for head in range(kv.shape[3]):
             part = slice(head * width, (head + 1) * width)
-            scale = _scale_of(values[n, part], eps)
+            scale = scale_of(values[n, part], eps)
             place[0, head] = keys[n, part]
             place[1, head] = values[n, part] * scale
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _feed(x: _Array, w: Layer) -> _Array:
     shape, width = w.shape, w.shape.width
     units = multiply(x, w.gate, width)
@@ -277,11 +238,16 @@ def _feed(x: _Array, w: Layer) -> _Array:
             for j in range(width):
                 # NaN is not below, and goes where it would in a dense product.
                 row[j] = _ZERO if row[j] <= cut else row[j] - cut
-    for j in range(width):
-        row = w.up[j]
+        for j in range(width):
+            row = w.up[j]
+            for n in range(x.shape[0]):
+                if units[n, j] != _ZERO:
+                    units[n, j] = _gelu(units[n, j]) * dot(row, x[n])
+    else:
+        up = multiply(x, w.up, width)
         for n in range(x.shape[0]):
-            if units[n, j] != _ZERO:
-                units[n, j] = _gelu(units[n, j]) * _dot(row, x[n])
+            for j in range(width):
+                units[n, j] = _gelu(units[n, j]) * up[n, j]
     if not shape.by_unit:
         dense: _Array = multiply(units, w.down, x.shape[1])
         return dense
@@ -296,9 +262,9 @@ def _feed(x: _Array, w: Layer) -> _Array:
     return out
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def layer_step(streams: _Array, per_layer: _Array, kv: _Array, places: Places, w: Layer) -> _Array:
-    """Run a layer over one position of each of N sequences, whose keys and values it writes if it owns any.
+    """Run a layer over N positions, whose keys and values it writes if it owns any.
 
     Nothing is checked: indices beyond the arrays are the caller's error.
 
@@ -316,18 +282,18 @@ def layer_step(streams: _Array, per_layer: _Array, kv: _Array, places: Places, w
     eps, active = w.shape.eps, w.shape.active
     predictions: _Array = _predict(streams, w)
     x = predictions[active]
-    normed = _norm(x, w.input_norm, eps)
+    normed = norm(x, w.input_norm, eps)
     if w.key.shape[0]:
         _store(kv, normed, places, w)
     query = multiply(normed, w.query, w.query.shape[0])
     _normed_heads(query, w.query_norm, w, places.positions)
     attended = _attend(query, kv, places, w.shape.window)
-    attended = _norm(multiply(attended, w.output, x.shape[1]), w.attention_norm, eps)
+    attended = norm(multiply(attended, w.output, x.shape[1]), w.attention_norm, eps)
     low = multiply(normed, w.laurel_left, w.laurel_left.shape[0])
-    laurel = normed + _norm(multiply(low, w.laurel_right, x.shape[1]), w.laurel_norm, eps)
+    laurel = normed + norm(multiply(low, w.laurel_right, x.shape[1]), w.laurel_norm, eps)
     attended = (x + attended + laurel) * _SQRT_HALF
-    fed = _feed(_norm(attended, w.feed_forward_norm, eps), w)
-    activated = attended + _norm(fed, w.fed_norm, eps)
+    fed = _feed(norm(attended, w.feed_forward_norm, eps), w)
+    activated = attended + norm(fed, w.fed_norm, eps)
     gain = multiply(_modalities(activated, w), w.correction, streams.shape[0])
     innovation = activated - x
     for stream in range(streams.shape[0]):
@@ -340,7 +306,7 @@ def layer_step(streams: _Array, per_layer: _Array, kv: _Array, places: Places, w
     for n in range(gated.shape[0]):
         for i in range(gated.shape[1]):
             gated[n, i] = _gelu(gated[n, i]) * per_layer[n, i]
-    update = _norm(multiply(gated, w.per_layer_projection, x.shape[1]), w.update_norm, eps)
+    update = norm(multiply(gated, w.per_layer_projection, x.shape[1]), w.update_norm, eps)
     # Every stream but the first, whichever is active, receives the per-layer input.
     for stream in range(1, streams.shape[0]):
         predictions[stream] += update

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.batching import in_parts
 from pipeline.encoder.conformer import AudioEncoder, BlockState
+from pipeline.encoder.quick import QuickBlocks, suits
 from pipeline.encoder.subsample import ConvState
 
 
@@ -55,6 +56,9 @@ class StreamingEncoder:
 
     Args:
         encoder: the whole-sequence encoder; its weights are shared, not copied.
+
+    Attributes:
+        quick: its blocks for small steps on the CPU; None where torch's operators are to be taken for all.
     """
 
     @torch.no_grad()
@@ -63,6 +67,7 @@ class StreamingEncoder:
         self.positions: list[Tensor] = [
             block.attention.attn.relative_position_embedding().contiguous() for block in encoder.blocks
         ]
+        self.quick = QuickBlocks(encoder, self.positions) if suits(encoder, 0) else None
 
     def initial_state(self) -> EncoderState:
         """State of a stream before its first frame."""
@@ -153,13 +158,15 @@ class StreamingEncoder:
         stem = self.encoder.subsample_conv_projection
         x = stem.step(mel.to(stem.input_proj_linear.weight.device), state.stem, last=last)
         seen, frames = state.frames, x.shape[1]
-        if frames:
+        if self.quick and frames and suits(self.encoder, x.shape[0] * frames):
+            x = self.quick(x, state.blocks, seen)
+        elif frames:
             mask = self.encoder.window_mask(frames, seen)
             for block, memory, positions in zip(
                 self.encoder.blocks, state.blocks, self.positions, strict=True
             ):
                 x = block(x, mask, memory, positions)
-            state.frames += frames
+        state.frames += frames
         return self.encoder.reduce(x, seen)
 
 

@@ -153,9 +153,10 @@ class Decoder(nn.Module):
 
     def per_layer_inputs(self, token_ids: Tensor, embeddings: Tensor) -> Tensor:
         """What each layer receives beside its input, [B, T] and [B, T, hidden] -> [layers, B, T, ple]."""
-        return self._per_layer(self.embed_tokens_per_layer(token_ids, embeddings), embeddings)
+        return self.merge_per_layer(self.embed_tokens_per_layer(token_ids, embeddings), embeddings)
 
-    def _per_layer(self, rows: Tensor, embeddings: Tensor) -> Tensor:
+    def merge_per_layer(self, rows: Tensor, embeddings: Tensor) -> Tensor:
+        """The same from rows of the table, [B, T, layers, ple]."""
         projected = self.per_layer_model_projection(embeddings) * self.config.hidden_size**-0.5
         projected = self.per_layer_projection_norm(projected.view(rows.shape))
         inputs: Tensor = (projected + rows.to(projected.dtype)) * SQRT_HALF
@@ -227,7 +228,7 @@ class Decoder(nn.Module):
             pool.write(layer, lines.write, keys[0].transpose(0, 1), values[0].transpose(0, 1))
             return pool.read(layer, lines.table)
 
-        per_layer = self._per_layer(rows, embeddings)
+        per_layer = self.merge_per_layer(rows, embeddings)
         views = self._views_ahead(ahead, embeddings.dtype)
         streams, kept = self._below(embeddings, per_layer, views, ffn_widths, store, look=look)
         wanted = ahead.wanted
@@ -242,7 +243,10 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Soft-capped logits of final hidden states, [..., hidden] -> [..., vocab]."""
-        raw = F.linear(hidden, self.embed_tokens.weight)
+        return self.cap(F.linear(hidden, self.embed_tokens.weight))
+
+    def cap(self, raw: Tensor) -> Tensor:
+        """Soft-cap logits, [...] -> the same."""
         cap = self.config.final_logit_softcapping
         return raw if cap is None else torch.tanh(raw / cap) * cap
 

@@ -1,7 +1,8 @@
-"""Decode steps on the CPU: one token for each of a few sequences, a layer at a time in one piece.
+"""Small passes on the CPU: the next few positions of sequences, a layer at a time in one piece.
 
-The same as a pass of :class:`pipeline.gemma.decoder.Decoder`, whose operators for so few positions take less
-time to compute than to start (:mod:`kernels.step`, docs/performance.md).
+Decode steps, checks of a draft and the soft tokens of a second of audio are such. What comes out is that of
+:meth:`pipeline.gemma.decoder.Decoder.next_hidden`, whose operators for so few positions take less time to
+compute than to start (:mod:`kernels.step`, docs/performance.md).
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kernels.step import Layer, LayerShape, Places, layer_step, multiply
+from kernels.rows import multiply
+from kernels.step import Layer, LayerShape, Places, layer_step
 from pipeline.config import FULL, SLIDING
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder, DecoderLayer
 
-MOST_SEQUENCES = 8
-"""Most sequences in a step; with more the advantage is small (``python -m benchmarks.steps``)."""
+MOST_POSITIONS = 32
+"""Most positions in a pass; with more the advantage is small (``python -m benchmarks.steps``)."""
 
 MOST_HIDDEN = 256
 """Widest decoder: that of the bundled model, which is what was measured."""
 
 
-class QuickSteps:
-    """Steps of one decoder in float32 on the CPU.
+class QuickPasses:
+    """Passes of one decoder in float32 on the CPU.
 
     Args:
         decoder: its weights must not move.
@@ -39,42 +41,79 @@ class QuickSteps:
         self.decoder = decoder
         self.choices = choices
         widths = ffn_widths or decoder.config.intermediate_size
-        self._layers = [
+        layers = [
             (index, _layer(decoder, layer, widths[index]))
             for index, layer in enumerate(decoder.layers)
             if isinstance(layer, DecoderLayer) and widths[index]
         ]
+        self._below = [(index, layer) for index, layer in layers if index < decoder.config.first_shared_layer]
+        self._above = layers[len(self._below) :]
 
-    def step(self, caches: Sequence[KVCache], token_ids: Sequence[int]) -> list[int]:
-        """Append a token to each sequence; returns the most likely next ones.
+    def logits(
+        self,
+        caches: Sequence[KVCache],
+        counts: Sequence[int],
+        keeps: Sequence[int],
+        rows: Tensor,
+        embeddings: Tensor,
+    ) -> Tensor:
+        """Append positions to sequences; returns logits behind the K positions that are wanted, [K, choices].
 
         Args:
-            caches: of one pool, with a position reserved each; the caller advances them.
-            token_ids: ids of text, one for each.
+            caches: of one pool, with the positions reserved; the caller advances them.
+            counts: how many positions come next in each, at least 1.
+            keeps: behind how many of the last of these logits are wanted.
+            rows: of the per-layer embedding table, [1, N, layers, ple].
+            embeddings: input embeddings with audio merged in, [1, N, hidden].
         """
-        hidden = self.hidden(caches, token_ids)
-        # The soft cap of logits changes none's place among them.
-        logits = multiply(hidden, _array(self.decoder.embed_tokens.weight), self.choices)
-        chosen: list[int] = logits.argmax(-1).tolist()
-        return chosen
+        hidden = self.hidden(caches, counts, keeps, rows, embeddings)
+        raw = torch.from_numpy(multiply(hidden, _array(self.decoder.embed_tokens.weight), self.choices))
+        return self.decoder.cap(raw)
 
-    def hidden(self, caches: Sequence[KVCache], token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """The same up to the final hidden states, [N, hidden]."""
-        decoder, config, pool = self.decoder, self.decoder.config, caches[0].pool
-        ids = torch.tensor([token_ids])
-        embeddings = decoder.embed(ids)
-        per_layer = decoder.per_layer_inputs(ids, embeddings)[:, 0].contiguous().numpy()
-        places = {kind: _places(caches, kind) for kind in pool.kinds}
+    def hidden(
+        self,
+        caches: Sequence[KVCache],
+        counts: Sequence[int],
+        keeps: Sequence[int],
+        rows: Tensor,
+        embeddings: Tensor,
+    ) -> NDArray[np.float32]:
+        """The same up to the final hidden states, [K, hidden] of the K positions that are wanted."""
+        decoder, pool = self.decoder, caches[0].pool
+        per_layer = decoder.merge_per_layer(rows, embeddings)[:, 0].contiguous().numpy()
+        places = {kind: _places(caches, counts, kind) for kind in pool.kinds}
         streams = decoder.expand(embeddings)[:, 0].contiguous().numpy()
-        for index, layer in self._layers:
-            kv = _keys_values(pool, config.kv_source(index))
-            streams = layer_step(streams, per_layer[index], kv, places[config.layer_types[index]], layer)
+        streams = self._run(self._below, streams, per_layer, pool, places)
+        if not any(keeps):
+            return np.empty((0, embeddings.shape[-1]), np.float32)
+        if list(keeps) != list(counts):
+            ends = np.cumsum(counts)
+            wanted = np.concatenate(
+                [np.arange(end - keep, end) for end, keep in zip(ends, keeps, strict=True)]
+            )
+            streams, per_layer = streams.take(wanted, axis=1), per_layer.take(wanted, axis=1)
+            places = {kind: Places(*(array[wanted] for array in all_)) for kind, all_ in places.items()}
+        streams = self._run(self._above, streams, per_layer, pool, places)
         hidden: NDArray[np.float32] = decoder.reduce(torch.from_numpy(streams)).numpy()
         return hidden
 
+    def _run(
+        self,
+        layers: Sequence[tuple[int, Layer]],
+        streams: NDArray[np.float32],
+        per_layer: NDArray[np.float32],
+        pool: KVPool,
+        places: dict[str, Places],
+    ) -> NDArray[np.float32]:
+        config = self.decoder.config
+        for index, layer in layers:
+            kv = _keys_values(pool, config.kv_source(index))
+            streams = layer_step(streams, per_layer[index], kv, places[config.layer_types[index]], layer)
+        return streams
 
-def suits(decoder: Decoder, sequences: int) -> bool:
-    """Whether a step is faster this way: of a small model in float32, with one thread or two.
+
+def suits(decoder: Decoder, positions: int) -> bool:
+    """Whether a pass is faster this way: of a small model in float32, with one thread or two.
 
     The kernel runs on one thread, so a process that has more of them, or matrices that are worth splitting
     among them, is left to torch.
@@ -84,22 +123,23 @@ def suits(decoder: Decoder, sequences: int) -> bool:
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and decoder.config.hidden_size <= MOST_HIDDEN
-        and sequences <= MOST_SEQUENCES
+        and positions <= MOST_POSITIONS
         and torch.get_num_threads() <= 2
     )
 
 
-def _places(caches: Sequence[KVCache], kind: str) -> Places:
-    """Where the next position of each sequence belongs in layers of a kind."""
-    seen = [cache.blocks(kind, 1) for cache in caches]
+def _places(caches: Sequence[KVCache], counts: Sequence[int], kind: str) -> Places:
+    """Where the next positions of each sequence belong in layers of a kind."""
+    each = list(zip(caches, counts, strict=True))
+    seen = [cache.blocks(kind, count) for cache, count in each]
     table = np.zeros((len(caches), max(len(blocks) for _, blocks in seen)), np.int64)
     for line, (_, blocks) in zip(table, seen, strict=True):
         line[: len(blocks)] = blocks
     return Places(
-        positions=np.array([cache.length for cache in caches]),
-        write=np.concatenate([cache.rows(kind, 1) for cache in caches]),
-        table=table,
-        first=np.array([first for first, _ in seen]),
+        positions=np.concatenate([np.arange(cache.length, cache.length + count) for cache, count in each]),
+        write=np.concatenate([cache.rows(kind, count) for cache, count in each]),
+        table=table.repeat(counts, axis=0),
+        first=np.array([first for first, _ in seen]).repeat(counts),
     )
 
 

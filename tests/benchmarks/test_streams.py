@@ -28,6 +28,7 @@ def test_every_utterance_of_every_stream_is_finished(babbler, scripted):
 
     assert run.streams == 2
     assert run.utterances >= 2
+    assert run.work_ms == pytest.approx(1e3 * run.busy / 2)
     assert run.busy > 0
     # The gate has to wait before it knows; no clock runs but the simulation's own.
     assert 0.5 < run.p50_final_s <= run.p95_final_s
@@ -39,7 +40,7 @@ def test_more_streams_are_tried_until_they_are_too_many(monkeypatch):
 
     def simulate(count, seconds):
         tried.append(count)
-        return streams.Run(count, 10, 0.7, 0.7 if count < 8 else 1.4, 0.5, 1.0)
+        return streams.Run(count, 10, 0.7, 0.7 if count < 8 else 1.4, 0.5, 60.0, 1.0)
 
     runs = streams.carried(simulate, [4, 8, 16], 30.0)
 

@@ -1,4 +1,4 @@
-"""Quick steps are those of the plain pass: hidden states, what is written to the caches, what is chosen."""
+"""Quick passes are those of any pass: hidden states, what is written to the caches, what is chosen."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ import torch
 from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.layers import MLP
-from pipeline.gemma.quick import MOST_HIDDEN, MOST_SEQUENCES, QuickSteps, suits
-
-
-def plain(decoder, caches, ids, widths):
-    """Final hidden states by a pass like any other."""
-    token_ids = torch.tensor([ids])
-    embeddings = decoder.embed(token_ids)
-    ahead = Ahead.of_sequences(caches, [1] * len(ids), [1] * len(ids), embeddings.device)
-    rows = decoder.embed_tokens_per_layer(token_ids, embeddings)
-    return decoder.next_hidden(rows, embeddings, caches[0].pool, ahead, widths)[0]
+from pipeline.gemma.quick import MOST_HIDDEN, MOST_POSITIONS, QuickPasses, suits
 
 
 def sub_model(decoder, rng: random.Random) -> tuple[int, ...]:
@@ -34,42 +25,54 @@ def sub_model(decoder, rng: random.Random) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("laid_out", [False, True])
 @torch.inference_mode()
-def test_steps_are_those_of_the_plain_pass(decoder, rng, laid_out):
-    """With sequences that come, go, branch and outgrow their window and their pool, whole and narrowed."""
+def test_quick_passes_are_those_of_the_decoder(decoder, rng, laid_out):
+    """Whole and narrowed, with one position of each sequence or several, of which any number is wanted.
+
+    Sequences come, go, branch, are cut back and outgrow their window and their pool.
+    """
     for part in decoder.modules():
         if laid_out and isinstance(part, MLP):
             part.lay_out()
     widths = rng.choice([None, sub_model(decoder, rng)])
     choices = decoder.config.vocab_size_per_layer_input - 3
     pool = KVPool(decoder.config, torch.float32, torch.device("cpu"))
-    steps = QuickSteps(decoder, choices, widths)
+    quick = QuickPasses(decoder, choices, widths)
     pairs: list[tuple[KVCache, KVCache]] = []
     for number in range(60):
         if number % 12 == 0:
-            cache = rng.choice(pairs)[0].fork() if pairs and rng.random() < 0.5 else KVCache(pool, 400)
+            cache = rng.choice(pairs)[0].fork() if pairs and rng.random() < 0.5 else KVCache(pool, 900)
             pairs.append((cache, cache.fork()))
         if number % 40 == 39:
             pairs.pop(0)
         chosen = rng.sample(pairs, rng.randint(1, len(pairs)))
-        ids = [rng.randrange(choices) for _ in chosen]
-        for pair in chosen:
+        longest = rng.choice([1, 12])
+        counts = [rng.randint(1, longest) for _ in chosen]
+        keeps = rng.choice([counts, [rng.randint(0, count) for count in counts], [0] * len(counts)])
+        token_ids = torch.tensor([[rng.randrange(choices) for _ in range(sum(counts))]])
+        embeddings = decoder.embed(token_ids) + 0.1 * torch.randn(1, sum(counts), decoder.config.hidden_size)
+        rows = decoder.embed_tokens_per_layer(token_ids, embeddings)
+        for pair, count in zip(chosen, counts, strict=True):
             for cache in pair:
-                cache.reserve(1)
-        got = torch.from_numpy(steps.hidden([quick for quick, _ in chosen], ids))
-        want = plain(decoder, [twin for _, twin in chosen], ids, widths)
+                cache.reserve(count)
+        own, twins = [pair[0] for pair in chosen], [pair[1] for pair in chosen]
+        ahead = Ahead.of_sequences(twins, counts, keeps, embeddings.device)
+        want = decoder.next_hidden(rows, embeddings, pool, ahead, widths)[0]
+        got = torch.from_numpy(quick.hidden(own, counts, keeps, rows, embeddings))
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
-        if number == 59:
-            best = decoder.logits(want)[:, :choices].argmax(-1).tolist()
-            assert steps.step([quick for quick, _ in chosen], ids) == best
-        for pair in chosen:
+        if number % 10 == 9:
+            logits = quick.logits(own, counts, keeps, rows, embeddings)
+            torch.testing.assert_close(logits, decoder.logits(want)[:, :choices], rtol=1e-3, atol=1e-3)
+        for pair, count in zip(chosen, counts, strict=True):
+            back = rng.randrange(count) if rng.random() < 0.5 else 0
             for cache in pair:
-                cache.advance(1)
+                cache.advance(count)
+                cache.truncate(cache.length - back)
 
 
 @torch.inference_mode()
 def test_only_what_was_measured_goes_this_way(decoder, monkeypatch):
-    assert suits(decoder, MOST_SEQUENCES)
-    assert not suits(decoder, MOST_SEQUENCES + 1)
+    assert suits(decoder, MOST_POSITIONS)
+    assert not suits(decoder, MOST_POSITIONS + 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert not suits(decoder, 1)
     monkeypatch.undo()
