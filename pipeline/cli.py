@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_languages(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--from", dest="source", required=True, metavar="LANGUAGE", help="spoken, as in: --from es"
+        "--from", dest="source", required=True, metavar="LANGUAGE", help="spoken: es; either of es,en; auto"
     )
     parser.add_argument(
         "--to",
@@ -259,10 +259,10 @@ def _formatted(translation: Translation, form: str) -> str:
             return subtitles.srt(translation.cues(language), subtitles.CueConfig(language=language))
         case "vtt":
             return subtitles.vtt(translation.cues(language), subtitles.CueConfig(language=language))
-    width = max(len(language) for language in (translation.source, *translation.targets))
+    width = max(map(len, (*(said.language for said in translation.utterances), *translation.targets)))
     lines = []
     for said in translation.utterances:
-        texts = {translation.source: said.transcript, **said.translations}
+        texts = {said.language: said.transcript, **said.translations}
         lines += [f"{language:<{width}}  {text}" for language, text in texts.items()]
         lines.append("")
     return "\n".join(lines)

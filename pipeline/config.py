@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pipeline.errors import AudioError, CheckpointError
+from pipeline.glossary import Entry, check_glossary
 
 SAMPLE_RATE = 16_000
 """Samples per second of all audio inside the pipeline."""
@@ -398,7 +399,8 @@ class StreamConfig:
     """How one stream is heard and translated; every option is per stream.
 
     Args:
-        source: ISO 639-1 code of the spoken language.
+        source: ISO 639-1 code of the spoken language, or of several that may be spoken, with commas between
+            them; ``auto`` for all that the model knows.
         targets: codes of the languages to translate into, in the order in which they are decoded.
         audio: how the audio bytes are to be read.
         partials: whether to send text before its utterance has ended.
@@ -408,11 +410,12 @@ class StreamConfig:
             what is certain becomes an utterance of its own.
         word_times: whether final transcripts say when each word was spoken.
         context: what the model is told before the audio of each utterance, if it was made for that.
+        glossary: terms as they are to be spelled and translated (:mod:`pipeline.glossary`).
         max_new_tokens: longest text, in tokens, of one hypothesis for one utterance.
         gate: when speech starts and ends.
 
     Raises:
-        ValueError: a window that is too short.
+        ValueError: a window that is too short, or a glossary that is none.
     """
 
     source: str = "es"
@@ -424,9 +427,11 @@ class StreamConfig:
     window: float = 28.0
     word_times: bool = False
     context: ContextConfig = ContextConfig()
+    glossary: tuple[Entry, ...] = ()
     max_new_tokens: int = 256
     gate: GateConfig = GateConfig()
 
     def __post_init__(self) -> None:
         if not 4 <= self.window < float("inf"):
             raise ValueError(f"window must be a number from 4 up, got {self.window!r}")
+        check_glossary(self.glossary)

@@ -24,14 +24,15 @@ from pipeline.encoder.embedder import MultimodalEmbedder
 from pipeline.encoder.streaming import StreamingEncoder
 from pipeline.errors import CheckpointError, ContextError
 from pipeline.gemma.ahead import Ahead, to_device
+from pipeline.gemma.bias import choose
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
-from pipeline.gemma.greedy import Segment, greedy
+from pipeline.gemma.greedy import Segment, greedy, tell_odds
 from pipeline.gemma.layers import MLP
 from pipeline.gemma.matformer import Widths, check_widths, kv_group
 from pipeline.gemma.ple import PerLayerTable
 from pipeline.gemma.prompt import Prompt, PromptTemplate
-from pipeline.gemma.quick import QuickSteps, suits
+from pipeline.gemma.quick import QuickPasses, suits
 from pipeline.gemma.steps import FixedSteps
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.gemma.watch import Lookout
@@ -295,7 +296,9 @@ class Gemma3n:
 
     def _step(self, segments: Sequence[Segment]) -> list[list[int] | Exception]:
         answers: list[list[int] | Exception] = [[] for _ in segments]
-        passes: dict[tuple[int, tuple[int, ...] | None], list[tuple[int, Segment]]] = {}
+        # On a GPU, a step that is drawn to terms takes the slower way, and no other takes it on its account.
+        on_gpu = self.language_model.embed_tokens.weight.is_cuda
+        passes: dict[tuple[int, Widths | None, bool], list[tuple[int, Segment]]] = {}
         most = self.most_in_pass
         for at, segment in enumerate(segments):
             try:
@@ -306,8 +309,9 @@ class Gemma3n:
                 answers[at] = error
                 continue
             for number, piece in enumerate(segment.pieces(self.config.audio_token_id, most)):
-                passes.setdefault((number, segment.ffn_widths), []).append((at, piece))
-        for (_, ffn_widths), asked in sorted(passes.items(), key=lambda item: item[0][0]):
+                way = number, segment.ffn_widths, on_gpu and (segment.bias, segment.odds) != (None, None)
+                passes.setdefault(way, []).append((at, piece))
+        for (_, ffn_widths, _), asked in sorted(passes.items(), key=lambda item: item[0][0]):
             members = [(at, piece) for at, piece in asked if not isinstance(answers[at], Exception)]
             if members:
                 chosen = in_parts([piece for _, piece in members], partial(self._pass, ffn_widths))
@@ -324,8 +328,12 @@ class Gemma3n:
         caches, counts = [piece.cache for piece in pieces], [len(piece.token_ids) for piece in pieces]
         for cache, count in zip(caches, counts, strict=True):
             cache.reserve(count)
-        if self._is_step(pieces):
-            chosen = self._steps(caches[0].pool, ffn_widths).step(
+        pool, keeps = caches[0].pool, [piece.keep for piece in pieces]
+        if decoder.embed_tokens.weight.is_cuda and all(
+            piece.is_step(self._first_hard_id) for piece in pieces
+        ):
+            # They run as a graph.
+            chosen = self._fixed_steps(pool, ffn_widths).step(
                 caches, [piece.token_ids[0] for piece in pieces]
             )
             for cache in caches:
@@ -335,36 +343,33 @@ class Gemma3n:
         ids = torch.tensor([[token for piece in pieces for token in piece.token_ids]])
         heard = [piece.audio for piece in pieces if piece.audio is not None]
         embeddings = self.embed(ids, torch.cat(heard) if heard else None)
-        ahead = Ahead.of_sequences(caches, counts, [piece.keep for piece in pieces], embeddings.device)
         rows = decoder.embed_tokens_per_layer(ids, embeddings)
-        look = Lookout(ahead) if any(piece.watch and piece.keep for piece in pieces) else None
-        hidden = decoder.next_hidden(rows, embeddings, caches[0].pool, ahead, ffn_widths, look=look)
-        ids_behind = iter(self._choose(hidden) if hidden.shape[1] else ())
-        if look is not None:
-            look.tell([(piece.watch, piece.keep) for piece in pieces])
+        biases = [bias for piece in pieces for bias in piece.biases()]
+        watched = any(piece.watch and piece.keep for piece in pieces)
+        if suits(decoder, sum(counts)) and not watched:
+            logits = self._quick_passes(pool, ffn_widths).logits(caches, counts, keeps, rows, embeddings)
+        else:
+            ahead = Ahead.of_sequences(caches, counts, keeps, embeddings.device)
+            look = Lookout(ahead) if watched else None
+            hidden = decoder.next_hidden(rows, embeddings, pool, ahead, ffn_widths, look=look)
+            logits = decoder.logits(hidden[0])[:, : self._first_hard_id] if biases else hidden[0]
+            if look is not None:
+                look.tell([(piece.watch, piece.keep) for piece in pieces])
+        tell_odds(pieces, logits)
+        ids_behind = iter(choose(logits, biases))
         for cache, count in zip(caches, counts, strict=True):
             cache.advance(count)
         return [list(islice(ids_behind, piece.keep)) for piece in pieces]
 
-    def _is_step(self, pieces: Sequence[Segment]) -> bool:
-        """Whether this is a step of decoding, for which there is a faster way than that of any pass."""
-        decoder = self.language_model
-        return (decoder.embed_tokens.weight.is_cuda or suits(decoder, len(pieces))) and all(
-            piece.keep == len(piece.token_ids) == 1
-            and piece.token_ids[0] < self._first_hard_id
-            and piece.watch is None
-            for piece in pieces
-        )
-
-    def _steps(self, pool: KVPool, ffn_widths: Widths | None) -> FixedSteps | QuickSteps:
+    def _fixed_steps(self, pool: KVPool, ffn_widths: Widths | None) -> FixedSteps:
         if ffn_widths not in pool.steps:
-            decoder, choices = self.language_model, self._first_hard_id
-            pool.steps[ffn_widths] = (
-                FixedSteps(decoder, pool, choices, ffn_widths)
-                if decoder.embed_tokens.weight.is_cuda
-                else QuickSteps(decoder, choices, ffn_widths)
-            )
-        return cast(FixedSteps | QuickSteps, pool.steps[ffn_widths])
+            pool.steps[ffn_widths] = FixedSteps(self.language_model, pool, self._first_hard_id, ffn_widths)
+        return cast(FixedSteps, pool.steps[ffn_widths])
+
+    def _quick_passes(self, pool: KVPool, ffn_widths: Widths | None) -> QuickPasses:
+        if ffn_widths not in pool.steps:
+            pool.steps[ffn_widths] = QuickPasses(self.language_model, self._first_hard_id, ffn_widths)
+        return cast(QuickPasses, pool.steps[ffn_widths])
 
     @torch.inference_mode()
     def prepare(
@@ -383,12 +388,7 @@ class Gemma3n:
         """
         self._group(ffn_widths)
         if self.language_model.embed_tokens.weight.is_cuda:
-            cast(FixedSteps, self._steps(pool, ffn_widths)).prepare(sequences, positions)
-
-    def _choose(self, hidden: Tensor) -> list[int]:
-        logits = self.language_model.logits(hidden[0])[:, : self._first_hard_id]
-        ids: list[int] = logits.argmax(-1).tolist()
-        return ids
+            self._fixed_steps(pool, ffn_widths).prepare(sequences, positions)
 
     def _group(self, ffn_widths: Widths | None) -> Widths:
         """The group of a sub-model that there is."""

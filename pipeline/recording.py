@@ -29,12 +29,14 @@ class Utterance:
         end: where it ends, in seconds.
         transcript: what was said.
         translations: what it means, by language code.
+        language: code of the one spoken.
     """
 
     start: float
     end: float
     transcript: str
     translations: dict[str, str] = field(default_factory=dict)
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Translation:
     """All utterances of a recording that had words, in order.
 
     Args:
-        source: language that is spoken.
+        source: language that is spoken, as it was named.
         targets: languages it was translated into.
         duration: of the recording, in seconds.
         utterances: what was said.
@@ -76,7 +78,7 @@ def translate(
     Args:
         model: may be in use elsewhere.
         waveform: float32 [samples] at 16 kHz.
-        source: ISO 639-1 code of the spoken language.
+        source: of the spoken language, as for :class:`~pipeline.stream.Stream`.
         targets: codes of the languages to translate into.
         config: further settings, as for :class:`~pipeline.stream.Stream`.
         progress: told how many seconds have been heard, now and then.
@@ -98,7 +100,8 @@ def translate(
     for event in events:
         match event:
             case Transcript(final=True, stable=text):
-                utterances[event.utterance] = Utterance(event.start, event.end, text)
+                language = event.language or source
+                utterances[event.utterance] = Utterance(event.start, event.end, text, language=language)
             case TranslationEvent(final=True, stable=text):
                 utterances[event.utterance].translations[event.target] = text
     said = [utterance for utterance in utterances.values() if utterance.transcript]

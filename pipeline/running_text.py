@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from pipeline.config import PolicyConfig, StreamConfig
+from pipeline.gemma.bias import Bias
 from pipeline.gemma.prompt import CONTEXT_TOKENS, Prompt
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.text.policies import new_policy
@@ -35,6 +37,8 @@ class RunningText:
         self._policy = new_policy(config)
         # Token ids of the stable text, with which a hypothesis begins.
         self.given: list[int] = []
+        # What the text is drawn to, where it begins.
+        self.terms: Bias | None = None
         # Token ids of the last hypothesis, the stable text's included.
         self.ids: list[int] = []
         self._steady = steady
@@ -67,6 +71,11 @@ class RunningText:
     def watches(self) -> bool:
         """Whether hypotheses need a reach."""
         return self._policy.watches
+
+    @property
+    def bias(self) -> Bias | None:
+        """What is decoded behind the stable text is drawn to; None if it is to nothing."""
+        return self.terms and self.terms.behind(self.given)
 
     def room(self, longest: int) -> tuple[int, list[int]]:
         """How many tokens may be decoded behind the stable text, and how the last hypothesis went on."""
@@ -152,6 +161,14 @@ class RunningText:
         return list(zip([0, *ends], ends, strict=False)), list(zip([0, *word_ends], word_ends, strict=False))
 
 
+def spoken_in(config: StreamConfig, language: str) -> StreamConfig:
+    """Settings for an utterance in one of the languages; of several it is not translated into it."""
+    if language == config.source:
+        return config
+    others = tuple(target for target in config.targets if target != language)
+    return replace(config, source=language, targets=others)
+
+
 def instruction(prompt: Prompt, config: StreamConfig, said: Sequence[str] = ()) -> list[int]:
     """What stands before the audio; it names a target also where nothing is to be translated.
 
@@ -164,11 +181,11 @@ def instruction(prompt: Prompt, config: StreamConfig, said: Sequence[str] = ()) 
 
 
 def longest_instruction(prompt: Prompt, config: StreamConfig) -> int:
-    """Most positions of what stands before the audio."""
-    if not config.context:
-        return len(_instruction(prompt, config, ()))
+    """Most positions of what stands before the audio, whichever language is spoken."""
     # Any token stands for one of a context.
-    return len(_instruction(prompt, config, [0])) - 1 + CONTEXT_TOKENS
+    context, more = ([0], CONTEXT_TOKENS - 1) if config.context else ([], 0)
+    spoken = [spoken_in(config, source) for source in prompt.sources(config.source)]
+    return more + max(len(_instruction(prompt, each, context)) for each in spoken)
 
 
 def _instruction(prompt: Prompt, config: StreamConfig, context: Sequence[int]) -> list[int]:

@@ -42,7 +42,8 @@ CHECKPOINT_INTERVAL = 5.0
 class SpeechStarted:
     """An utterance begins at ``time``, and the speech in it ``margin`` later.
 
-    Times are seconds of the stream. ``audio_time`` is, in each of these events, how much of the stream had been heard by then.
+    Times are seconds of the stream. ``audio_time`` is, in each of these events, how much of the stream had
+    been heard by then.
     """
 
     audio_time: float

@@ -21,7 +21,8 @@ class Stream:
 
     Args:
         model: may be shared by any number of streams.
-        source: ISO 639-1 code of the spoken language.
+        source: ISO 639-1 code of the spoken language; several with commas between them, or ``auto`` for all
+            that the model knows, to have it detected for each utterance.
         targets: codes of the languages to translate into, at least one.
         audio: format of the bytes; 16 kHz, 16 bit, mono by default.
         config: further settings; its languages and format are replaced by the other arguments.

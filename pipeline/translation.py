@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from pipeline.batching import run_alone
 from pipeline.config import CONTEXT_SENTENCES, ContextConfig, StreamConfig, TextConfig
@@ -22,17 +23,27 @@ from pipeline.gemma import cache
 from pipeline.gemma.cache import KVPool
 from pipeline.gemma.matformer import Widths, kv_group
 from pipeline.gemma.prompt import Prompt
+from pipeline.glossary import Entry
+from pipeline.language import Undecided, trial_positions
 from pipeline.model import Gemma3n
-from pipeline.running_text import TOKEN_SECONDS, instruction, interval, longest_instruction
+from pipeline.running_text import TOKEN_SECONDS, instruction, interval, longest_instruction, spoken_in
 from pipeline.speech import Silence, SpeechEnded, SpeechEvent, SpeechHeard, SpeechPaused, SpeechStarted
 from pipeline.text import sentences
 from pipeline.text.stability import words
 from pipeline.utterance import SPARE_TOKENS, Decoded, Rest, Utterance
-from pipeline.wire.events import Ack, Event, SpeechEnd, SpeechStart, Transcript
+from pipeline.wire.events import (
+    Ack,
+    Event,
+    SpeechEnd,
+    SpeechStart,
+    Transcript,
+    Translation,
+    UtteranceText,
+)
 
-Checkpoint: TypeAlias = tuple[StreamConfig, int, Rest | None, tuple[str, ...]]
-"""Settings, how many utterances have begun, what an utterance that has taken over began with, and the
-sentences that were last said."""
+Checkpoint: TypeAlias = tuple[StreamConfig, int, Rest | None, tuple[str, ...], str]
+"""Settings, how many utterances have begun, what an utterance that has taken over began with, the sentences
+that were last said, and the language of the last utterance."""
 
 
 class SpeechTranslator:
@@ -60,8 +71,9 @@ class SpeechTranslator:
         pool: KVPool | None = None,
         ffn_widths: Widths | None = None,
     ) -> None:
-        for language in (config.source, *config.targets):
+        for language in config.targets:
             model.prompt.language(language)
+        self._sources = model.prompt.sources(config.source)
         self._model = model
         self._check(config.context)
         self._config = config
@@ -70,6 +82,13 @@ class SpeechTranslator:
         # How many utterances have begun, and the one that has not ended.
         self._count = 0
         self._running: Utterance | None = None
+        # The beginning of one whose language is not known, and what of its end is not in it.
+        self._undecided: Undecided | None = None
+        self._tail: Tensor | None = None
+        # That of the last utterance whose language is known; empty for none.
+        self._language = ""
+        # Settings as they were when the last utterance began.
+        self._spoken = config
         # Whether the running utterance has taken over what another one left, and no checkpoint tells it yet.
         self._parted = False
         # As many of the last final sentences of the transcript as a context may have.
@@ -91,51 +110,138 @@ class SpeechTranslator:
             case SpeechHeard():
                 return (yield from self._hear(event))
             case SpeechPaused(tokens=tokens):
-                assert self._running is not None
-                yield from self._running.foresee(torch.from_numpy(tokens))
+                self._tail = torch.from_numpy(tokens)
+                if self._running is not None:
+                    yield from self._running.foresee(self._tail)
+                    self._tail = None
                 return []
-            case SpeechEnded(time=time, margin=margin):
-                assert self._running is not None
-                running, self._running = self._running, None
-                spoken = max(time - margin, running.begin)
-                finals = yield from running.finish(spoken, event.audio_time)
-                return self._ended(running, finals, event, spoken, time)
+            case SpeechEnded():
+                return (yield from self._end(event))
             case Silence(time=time):
                 return [Ack(audio_time=time)]
 
     def _hear(self, event: SpeechHeard) -> Decoded[list[Event]]:
-        tokens = torch.from_numpy(event.tokens)
+        self._tail = None
+        return (yield from self._take(torch.from_numpy(event.tokens), event.time, event))
+
+    def _take(self, tokens: Tensor, time: float, event: SpeechEvent) -> Decoded[list[Event]]:
+        """Hear soft tokens; ``time`` is where the speech in them ends."""
         events: list[Event] = []
         while len(tokens):
+            if self._undecided is not None:
+                undecided = self._undecided
+                taken, text = yield from undecided.hear(tokens)
+                tokens = tokens[taken:]
+                if undecided.language is not None:
+                    # From here on it is as if the language had been known from the beginning.
+                    tokens = torch.cat([undecided.held, tokens])
+                    events += self._decided(undecided, event)
+                elif text and self._config.partials:
+                    events.append(
+                        Transcript(
+                            utterance=self._count - 1,
+                            start=undecided.begin,
+                            end=max(undecided.begin, min(time, undecided.end)),
+                            stable="",
+                            tentative=text,
+                            final=False,
+                            audio_time=event.audio_time,
+                        )
+                    )
+                continue
             running = self._running
             assert running is not None
-            taken, came, rest = yield from running.hear(tokens, event.time, event.audio_time)
+            taken, came, rest = yield from running.hear(tokens, time, event.audio_time)
             tokens = tokens[taken:]
             if rest is None:
-                events += came
+                events += self._told(came)
                 continue
             events += self._ended(running, came, event, rest.start, rest.start)
             events += self._begin(rest, event)
             self._parted = True
         return events
 
+    def _end(self, event: SpeechEnded) -> Decoded[list[Event]]:
+        """The utterance ends; if nobody knows its language yet, that is decided now."""
+        events: list[Event] = []
+        tail = torch.empty(0, self._model.config.text.hidden_size) if self._tail is None else self._tail
+        while self._undecided is not None:
+            undecided = self._undecided
+            yield from undecided.conclude(tail)
+            events += self._decided(undecided, event)
+            events += yield from self._take(undecided.held, event.time, event)
+        running, self._running = self._running, None
+        assert running is not None
+        if self._tail is not None:
+            yield from running.foresee(self._tail)
+            self._tail = None
+        spoken = max(event.time - event.margin, running.begin)
+        finals = yield from running.finish(spoken, event.audio_time)
+        return [*events, *self._ended(running, finals, event, spoken, event.time)]
+
     def _begin(self, rest: Rest, event: SpeechEvent) -> list[Event]:
-        positions = sum(most_positions(self._model.prompt, self._config))
-        self._running = running = Utterance(
+        self._count += 1
+        time = rest.start + rest.margin
+        began = SpeechStart(utterance=self._count - 1, time=time, audio_time=event.audio_time)
+        if len(self._sources) == 1:
+            (language,) = self._sources
+            return [began, *self._utter(rest, self._config, language, event)]
+        self._undecided = Undecided(
             self._model,
             self._pool,
             self._config,
-            self._count,
             rest,
-            before=instruction(self._model.prompt, self._config, self._recent()),
-            positions=positions,
+            before={language: self._before(self._config, language) for language in self._sources},
+            before_it=self._language,
             ffn_widths=self._ffn_widths,
         )
-        self._count += 1
+        return [began]
+
+    def _decided(self, undecided: Undecided, event: SpeechEvent) -> list[Event]:
+        assert undecided.language is not None
+        self._undecided, self._language, self._parted = None, undecided.language, False
+        return self._utter(undecided.begun_with, undecided.config, undecided.language, event)
+
+    def _utter(self, rest: Rest, config: StreamConfig, language: str, event: SpeechEvent) -> list[Event]:
+        """Begin an utterance in a language."""
+        self._language, self._spoken = language, config
+        spoken = spoken_in(config, language)
+        self._running = running = Utterance(
+            self._model,
+            self._pool,
+            spoken,
+            self._count - 1,
+            rest,
+            before=self._before(config, language),
+            positions=sum(most_positions(self._model.prompt, config)),
+            ffn_widths=self._ffn_widths,
+        )
         if running.number == self._shown_of:
-            running.keep(self._shown)
-        began = SpeechStart(utterance=running.number, time=running.begin, audio_time=event.audio_time)
-        return [began, *running.opening(event.audio_time)]
+            kept = ("", *spoken.targets)
+            running.keep({target: text for target, text in self._shown.items() if target in kept})
+        return self._told(running.opening(event.audio_time))
+
+    def _before(self, config: StreamConfig, language: str) -> list[int]:
+        """What stands before the audio of an utterance in a language."""
+        return instruction(self._model.prompt, spoken_in(config, language), self._recent())
+
+    def _told(self, events: list[Event]) -> list[Event]:
+        """Events of the running utterance with what its language adds to them.
+
+        Its transcript is its text in the target that it is spoken in, if it is in one.
+        """
+        if len(self._sources) == 1:
+            return events
+        told: list[Event] = []
+        for event in events:
+            if not isinstance(event, Transcript):
+                told.append(event)
+                continue
+            told.append(replace(event, language=self._language))
+            if self._language in self._spoken.targets:
+                about = {item.name: getattr(event, item.name) for item in fields(UtteranceText)}
+                told.append(Translation(**about, target=self._language))
+        return told
 
     def _ended(
         self, ended: Utterance, finals: list[Event], event: SpeechEvent, spoken: float, time: float
@@ -146,7 +252,7 @@ class SpeechTranslator:
             if isinstance(final, Transcript):
                 said = sentences.split(words(final.stable))
                 self._said = (*self._said, *said)[-CONTEXT_SENTENCES:]
-        return [end, *finals, Ack(audio_time=time)]
+        return [end, *self._told(finals), Ack(audio_time=time)]
 
     def _recent(self) -> tuple[str, ...]:
         """The sentences that the next utterance is told."""
@@ -162,6 +268,7 @@ class SpeechTranslator:
         targets: tuple[str, ...] | None = None,
         partials: bool | None = None,
         context: ContextConfig | None = None,
+        glossary: tuple[Entry, ...] | None = None,
     ) -> None:
         """Change settings from the next utterance on; None leaves one as it is.
 
@@ -177,6 +284,7 @@ class SpeechTranslator:
             targets=targets or self._config.targets,
             partials=self._config.partials if partials is None else partials,
             context=self._config.context if context is None else context,
+            glossary=self._config.glossary if glossary is None else glossary,
         )
 
     def checkpoint(self) -> Checkpoint | None:
@@ -186,10 +294,11 @@ class SpeechTranslator:
             None during an utterance, but once when it has just taken over what another one left.
         """
         parted, self._parted = self._parted, False
-        if self._running is None:
-            return self._config, self._count, None, self._said
-        rest = self._running.rest if parted else None
-        return None if rest is None else (self._config, self._count - 1, rest, self._said)
+        running = self._undecided or self._running
+        if running is None:
+            return self._config, self._count, None, self._said, self._language
+        rest = running.rest if parted else None
+        return None if rest is None else (self._config, self._count - 1, rest, self._said, self._language)
 
     def resume(self, checkpoint: Checkpoint | None, utterance: int, shown: Mapping[str, str]) -> None:
         """Go on where another translator was. The speech events since its checkpoint have to be pushed again.
@@ -203,7 +312,7 @@ class SpeechTranslator:
         self._shown_of, self._shown = utterance, dict(shown)
         if checkpoint is None:
             return
-        self._config, self._count, rest, self._said = checkpoint
+        self._config, self._count, rest, self._said, self._language = checkpoint
         if rest is not None:
             self._begin(rest, Silence(audio_time=rest.start, time=rest.start))
 
@@ -217,7 +326,7 @@ class SpeechTranslator:
             ffn_widths: of the sub-model; None for the whole model.
         """
         self._ffn_widths = ffn_widths
-        text, running = self._model.config.text, self._running
+        text, running = self._model.config.text, self._undecided or self._running
         if running is not None and kv_group(text, ffn_widths) == kv_group(text, running.ffn_widths):
             running.ffn_widths = ffn_widths
 
@@ -254,5 +363,10 @@ def most_bytes(prompt: Prompt, text: TextConfig, config: StreamConfig, dtype: to
     # What a pause may be the end of branches off with what the cache does not hold yet.
     pause = longest_instruction(prompt, config) + interval(config) + 2
     branches = [pause, transcript, translation]
+    sources = prompt.sources(config.source)
+    if len(sources) > 1:
+        # What is decoded to find the language comes before, and goes in copies.
+        trial = trial_positions(longest_instruction(prompt, config), len(prompt.after_audio()))
+        branches += [trial, trial] * len(sources)
     # What an utterance takes over from another one comes in one piece.
     return cache.most_bytes(text, dtype, trunk=audio, piece=audio, branches=branches)

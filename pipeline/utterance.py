@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.batching import together
 from pipeline.config import StreamConfig
+from pipeline.gemma.bias import Biases
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.greedy import Segment, go_on, greedy
 from pipeline.gemma.matformer import Widths
@@ -123,12 +124,13 @@ class Utterance:
         self._model = model
         self._pool = pool
         self._config = config
-        self._start = rest.start
-        self._margin = rest.margin
+        self._start, self._margin = rest.start, rest.margin
         self._positions = positions
         self._interval = interval(config)
         self._transcript = RunningText(model.prompt, model.tokenizer, config.policy)
         self._transcript.begin(rest.certain, rest.certain + rest.tentative)
+        self._biases = Biases(config.glossary, model.tokenizer.encode)
+        self._transcript.terms = self._biases.transcript(config.source)
         self._translations = {
             target: RunningText(model.prompt, model.tokenizer, config.policy, steady=True)
             for target in config.targets
@@ -293,7 +295,7 @@ class Utterance:
             branch = self._cache.fork()
             ids = [*self._model.prompt.after_audio(), *first]
             yield Segment(branch, ids, 0, None, self.ffn_widths)
-            hypotheses = yield from self._translate(branch, len(ids), None)
+            hypotheses = yield from self._translate(branch, text, len(ids), None)
             translations |= {target: hypothesis.text for target, hypothesis in hypotheses.items()}
             del branch
         # The audio goes into other caches from here on.
@@ -391,12 +393,11 @@ class Utterance:
         # What is pending, what comes behind it and the draft go in together; the fork takes all of it, and
         # what holds the audio is cut back to that.
         ids = [*pending, *prompt.after_audio(), *text.given, *draft]
-        choices = yield Segment(self._cache, ids, len(draft) + 1, audio, self.ffn_widths, watch)
+        how: dict[str, Any] = {"ffn_widths": self.ffn_widths, "watch": watch, "bias": text.bias}
+        choices = yield Segment(self._cache, ids, len(draft) + 1, audio, **how)
         branch = self._cache.fork()
         self._cache.truncate(end_of_audio)
-        decoded = yield from go_on(
-            branch, draft, choices, room, prompt.line_stop_ids, ffn_widths=self.ffn_widths, watch=watch
-        )
+        decoded = yield from go_on(branch, draft, choices, room, prompt.line_stop_ids, **how)
         before = branch.length - len(decoded) - 1
         reach: list[int] | None = None
         if watch is not None:
@@ -406,20 +407,23 @@ class Utterance:
         translations = {target: Hypothesis(running.stable) for target, running in self._translations.items()}
         if transcript.text:
             said = branch.length - end_of_audio
-            translations |= yield from self._translate(branch, said, reach)
+            translations |= yield from self._translate(branch, transcript.text, said, reach)
         return Said(transcript, translations)
 
     def _translate(
-        self, branch: KVCache, said: int, reach: Sequence[int] | None
+        self, branch: KVCache, transcript: str, said: int, reach: Sequence[int] | None
     ) -> Decoded[dict[str, Hypothesis]]:
         """Translations of the transcript that a sequence ends with.
 
         Args:
             branch: the sequence.
+            transcript: its text.
             said: how many of its positions stand behind the audio.
             reach: the soft token that each token of the transcript rests on; None where nobody asks.
         """
         longest = min(self._config.max_new_tokens, SPARE_TOKENS + TRANSLATION_TOKENS * said)
+        for target, text in self._translations.items():
+            text.terms = self._biases.translation(self._config.source, target, transcript)
         hypotheses = yield from together(
             [
                 self._translate_into(target, text, branch.fork(), longest, reach)
@@ -435,9 +439,8 @@ class Utterance:
         room, draft = text.room(longest)
         ids = [*prompt.translation_label(target), *text.given]
         watch = Watch(branch.length - len(reach), branch.length) if reach else None
-        decoded = yield from greedy(
-            branch, ids, room, prompt.line_stop_ids, draft, ffn_widths=self.ffn_widths, watch=watch
-        )
+        how: dict[str, Any] = {"ffn_widths": self.ffn_widths, "watch": watch, "bias": text.bias}
+        decoded = yield from greedy(branch, ids, room, prompt.line_stop_ids, draft, **how)
         reaches: list[int] | None = None
         if watch is not None and reach is not None:
             # What rests on a word of the transcript rests on what that rests on.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice
 
 from torch import Tensor
 
+from pipeline.gemma.bias import Bias
 from pipeline.gemma.cache import KVCache
 from pipeline.gemma.watch import Watch
 
@@ -24,6 +26,10 @@ class Segment:
         ffn_widths: of the MatFormer sub-model to use, as :mod:`pipeline.gemma.matformer` has them; None for
             the whole model.
         watch: notes what the last ``keep`` tokens attend to; None spares the effort.
+        bias: where the text stands in the terms that it is drawn to, behind the first of the last ``keep``
+            tokens; None draws it nowhere.
+        odds: takes how likely each of the ids of the answer is where nothing is drawn, as logarithms; None
+            spares the effort.
     """
 
     cache: KVCache
@@ -32,6 +38,8 @@ class Segment:
     audio: Tensor | None = None
     ffn_widths: tuple[int, ...] | None = None
     watch: Watch | None = None
+    bias: Bias | None = None
+    odds: list[float] | None = None
 
     def pieces(self, audio_token_id: int, most: int) -> list[Segment]:
         """The segment in pieces of at most ``most`` tokens; what ``keep`` asks for is all in the last."""
@@ -43,7 +51,38 @@ class Segment:
                 count = sum(token == audio_token_id for token in head)
                 heard, audio = audio[:count], audio[count:]
             pieces.append(Segment(self.cache, head, 0, heard, self.ffn_widths))
-        return [*pieces, Segment(self.cache, ids, self.keep, audio, self.ffn_widths, self.watch)]
+        return [*pieces, replace(self, token_ids=ids, audio=audio)]
+
+    def is_step(self, end_of_text: int) -> bool:
+        """Whether this is a plain step of decoding; ids from ``end_of_text`` on are no text."""
+        return (
+            self.keep == len(self.token_ids) == 1
+            and self.token_ids[0] < end_of_text
+            and (self.watch, self.bias, self.odds) == (None, None, None)
+        )
+
+    def biases(self) -> list[Bias | None]:
+        """Where the text stands behind each of the last ``keep`` tokens."""
+        if self.bias is None or not self.keep:
+            return [None] * self.keep
+        behind = self.token_ids[len(self.token_ids) - self.keep + 1 :]
+        return [*accumulate(behind, lambda bias, token: bias.behind([token]), initial=self.bias)]
+
+
+def tell_odds(pieces: Sequence[Segment], logits: Tensor) -> None:
+    """Tell those that ask how likely the most likely ids behind their last tokens are.
+
+    Args:
+        pieces: of one pass.
+        logits: behind the last ``keep`` tokens of each, [n, ids].
+    """
+    if all(piece.odds is None for piece in pieces):
+        return
+    odds = iter((logits.float().amax(-1) - logits.float().logsumexp(-1)).tolist())
+    for piece in pieces:
+        own = list(islice(odds, piece.keep))
+        if piece.odds is not None:
+            piece.odds[:] = own
 
 
 Decoding = Generator[Segment, list[int], list[int]]
@@ -60,6 +99,7 @@ def greedy(
     audio: Tensor | None = None,
     ffn_widths: tuple[int, ...] | None = None,
     watch: Watch | None = None,
+    bias: Bias | None = None,
 ) -> Decoding:
     """Append tokens to a sequence and continue it greedily.
 
@@ -76,6 +116,7 @@ def greedy(
         audio: soft tokens, [n, text_hidden].
         ffn_widths: as in :class:`Segment`.
         watch: the same.
+        bias: where the text stands behind ``token_ids``, in terms that the output is to be drawn to.
 
     Returns:
         The output; shorter than ``max_new_tokens`` only if a stop id ended it.
@@ -86,9 +127,11 @@ def greedy(
     if not len(token_ids):
         raise ValueError("greedy decoding needs at least one token to continue")
     guess = list(draft[: max(0, max_new_tokens)])
-    choices = yield Segment(cache, [*token_ids, *guess], len(guess) + 1, audio, ffn_widths, watch)
+    choices = yield Segment(cache, [*token_ids, *guess], len(guess) + 1, audio, ffn_widths, watch, bias)
     return (
-        yield from go_on(cache, guess, choices, max_new_tokens, stop_ids, ffn_widths=ffn_widths, watch=watch)
+        yield from go_on(
+            cache, guess, choices, max_new_tokens, stop_ids, ffn_widths=ffn_widths, watch=watch, bias=bias
+        )
     )
 
 
@@ -101,6 +144,7 @@ def go_on(
     *,
     ffn_widths: tuple[int, ...] | None = None,
     watch: Watch | None = None,
+    bias: Bias | None = None,
 ) -> Decoding:
     """Continue as :func:`greedy` does once its first pass is done.
 
@@ -112,6 +156,7 @@ def go_on(
         stop_ids: ids that end the output.
         ffn_widths: as in :class:`Segment`.
         watch: the same.
+        bias: where the text stands before the draft, in terms that the output is to be drawn to.
 
     Returns:
         The output.
@@ -122,10 +167,12 @@ def go_on(
     )
     cache.truncate(cache.length - len(draft) + accepted)
     output, choice = list(draft[:accepted]), choices[accepted]
+    bias = bias and bias.behind(output)
     while len(output) < max_new_tokens and choice not in stop_ids:
         output.append(choice)
         last = len(output) == max_new_tokens
-        answer = yield Segment(cache, [choice], 0 if last else 1, None, ffn_widths, watch)
+        bias = bias and bias.behind([choice])
+        answer = yield Segment(cache, [choice], 0 if last else 1, None, ffn_widths, watch, bias)
         if not last:
             (choice,) = answer
     return output

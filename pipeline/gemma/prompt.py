@@ -59,6 +59,12 @@ INSTRUCTION = (
 
 CONTEXT = "For the spelling of names and terms, this was said before and is not to be repeated: {context}"
 
+AUTO = "auto"
+"""Source that stands for all languages of the model."""
+
+MOST_SOURCES = 8
+"""Most languages among which that of an utterance is looked for."""
+
 CONTEXT_TOKENS = 160
 """Most tokens between the instruction and the audio."""
 
@@ -195,6 +201,30 @@ class Prompt:
     def words(self, text: str) -> list[int]:
         """Token ids of a text that begins in the middle of an answer, that is, behind a space."""
         return self._tokenizer.encode(f" {text}") if text else []
+
+    def sources(self, source: str) -> tuple[str, ...]:
+        """Codes of the languages that may be spoken.
+
+        Args:
+            source: one code, several with commas between them, or :data:`AUTO`.
+
+        Raises:
+            LanguageError: the model does not know one of them; or there are too many, or only one is to be
+                detected.
+        """
+        codes = self.languages if source == AUTO else tuple(dict.fromkeys(source.split(",")))
+        for code in codes:
+            self.language(code)
+        if source == AUTO and len(codes) < 2:
+            raise LanguageError(
+                f"this model knows one language only, {codes[0]!r}: name it instead of {AUTO!r}"
+            )
+        if len(codes) > MOST_SOURCES:
+            raise LanguageError(
+                f"{len(codes)} languages are too many to detect one among them; name at most {MOST_SOURCES} "
+                "that may be spoken, as in 'es,en'"
+            )
+        return codes
 
     def language(self, code: str) -> str:
         """English name of a language.

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from pipeline.config import AudioFormat, ContextConfig, PolicyConfig
 from pipeline.errors import AudioError, ProtocolError
+from pipeline.glossary import Entry, check_glossary
 
 MAX_TARGETS = 8
 """Most languages that one stream can be translated into at a time."""
@@ -26,6 +27,7 @@ MAX_SINKS = 16
 MAX_ID_LENGTH = 128
 """Longest ``mark`` id, ``stream_id``, ``token`` or name of a sink, in characters."""
 
+_AUTO = "auto"
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})?")
 _SHOWN_LENGTH = 60
 
@@ -52,6 +54,7 @@ class Start:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     word_times: bool = False
     context: ContextConfig = field(default_factory=ContextConfig)
+    glossary: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Update:
     targets: tuple[str, ...] | None = None
     partials: bool | None = None
     context: ContextConfig | None = None
+    glossary: tuple[Entry, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,19 @@ def _language(name: str, value: object) -> str:
     return value
 
 
+def _source(name: str, value: object) -> str:
+    codes = value.split(",") if isinstance(value, str) else ()
+    if value != _AUTO and not all(map(_LANGUAGE.fullmatch, codes or ("",))):
+        raise ProtocolError(
+            f"{name} must be a language code such as 'es', several such as 'es,en', or 'auto', "
+            f"got {_shown(value)}",
+            code="unknown_language",
+        )
+    if len(set(codes)) < len(codes):
+        _refuse(f"{name} must not name a language twice, got {_shown(value)}")
+    return str(value)
+
+
 def _languages(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_TARGETS:
         _refuse(f"{name} must be a list of 1 to {MAX_TARGETS} language codes, got {_shown(value)}")
@@ -223,6 +240,16 @@ def _context(name: str, value: object) -> ContextConfig:
         _refuse(f"{name}: {str(error)[:300]}")
 
 
+def _glossary(name: str, value: object) -> tuple[Entry, ...]:
+    if not isinstance(value, list):
+        _refuse(f"{name} must be a list, got {_shown(value)}")
+    try:
+        check_glossary(value)
+    except ValueError as error:
+        _refuse(f"{name}: {str(error)[:300]}")
+    return tuple(value)
+
+
 def _resume(name: str, value: object) -> Resume:
     given = _checked(
         name, _object(name, value), {"stream_id": _identifier, "token": _identifier, "after_seq": _count}
@@ -249,7 +276,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Command], dict[str, Check]]] = {
     "start": (
         Start,
         {
-            "source": _language,
+            "source": _source,
             "targets": _languages,
             "audio": _audio,
             "partials": _flag,
@@ -258,10 +285,14 @@ _COMMANDS: dict[str, tuple[Callable[..., Command], dict[str, Check]]] = {
             "policy": _policy,
             "word_times": _flag,
             "context": _context,
+            "glossary": _glossary,
         },
     ),
     "flush": (Flush, {}),
     "mark": (Mark, {"id": _identifier}),
-    "update": (Update, {"targets": _languages, "partials": _flag, "context": _context}),
+    "update": (
+        Update,
+        {"targets": _languages, "partials": _flag, "context": _context, "glossary": _glossary},
+    ),
     "stop": (Stop, {}),
 }

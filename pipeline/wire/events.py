@@ -40,7 +40,7 @@ class Ready(Event):
     Args:
         token: what it takes to come back.
         model: name of the model.
-        source: language that is spoken.
+        source: language that is spoken, as ``start`` had it.
         targets: languages that it is translated into.
         limits: what the client must keep to.
         audio_received: seconds of audio that the server has; the next audio starts there.
@@ -113,11 +113,13 @@ class Transcript(UtteranceText):
     """What was said.
 
     Args:
+        language: that it is in, once that is decided, where the stream names several; left out otherwise.
         words: of a final one, if the client has asked for them; left out otherwise.
     """
 
     type: ClassVar[str] = "transcript"
 
+    language: str | None = None
     words: tuple[SpokenWord, ...] | None = None
 
 
@@ -225,6 +227,8 @@ def encode(event: Event) -> str:
     own = [item.name for item in fields(event) if item.name not in _HEAD]
     message: dict[str, Any] = {"type": event.type}
     message |= {name: getattr(event, name) for name in (*_HEAD, *own)}
+    if message.get("language", "") is None:
+        del message["language"]
     if "words" in message:
         spoken = message.pop("words")
         message |= {} if spoken is None else {"words": [asdict(word) for word in spoken]}

@@ -349,3 +349,22 @@ def test_segments_of_one_stream_may_come_as_a_tuple(babbler):
     assert both == [alone, alone]
     assert single == alone
     assert isinstance(broken, ContextError)
+
+
+def test_a_segment_tells_how_likely_its_answers_are(babbler, speech):
+    """As :meth:`Gemma3n.logits` has it, among ids of text; of those alone that ask, in a batch."""
+    audio = babbler.encode_audio(speech[:16_000])
+    prompt = babbler.prompt
+    ids = [
+        *prompt.before_audio("es", "en"),
+        *[babbler.config.audio_token_id] * len(audio),
+        *prompt.after_audio(),
+    ]
+    pool, odds = babbler.new_pool(), [0.0]
+    asking = Segment(babbler.new_cache(pool), ids, 5, audio, odds=odds)
+    other = Segment(babbler.new_cache(pool), ids[:3], 2)
+    answers = babbler.step([other, asking, Segment(babbler.new_cache(pool), ids[:4], 1)])
+    text = babbler.logits(ids, audio)[-5:, : babbler.config.vision_vocab_offset].log_softmax(-1)
+
+    assert answers[1] == text.argmax(-1).tolist()
+    torch.testing.assert_close(torch.tensor(odds), text.amax(-1), atol=1e-4, rtol=0)

@@ -58,6 +58,13 @@ REFUSED = {
     '{"type":"mark","id":"a\\u0000"}': ("bad_message", "mark.id", "printable"),
     # languages
     '{"type":"start","source":"Spanish"}': ("unknown_language", "start.source", '"Spanish"'),
+    '{"type":"start","source":"es,"}': (
+        "unknown_language",
+        "start.source",
+        "several such as 'es,en', or 'auto'",
+    ),
+    '{"type":"start","source":"es,auto"}': ("unknown_language", "start.source", '"es,auto"'),
+    '{"type":"start","source":"es,en,es"}': ("bad_message", "start.source", "twice"),
     '{"type":"start","source":5}': ("unknown_language", "start.source", "got 5"),
     '{"type":"start","targets":"en"}': ("bad_message", "start.targets", "list of 1 to 8"),
     '{"type":"start","targets":[]}': ("bad_message", "start.targets", "list of 1 to 8"),
@@ -149,6 +156,7 @@ def _parse(text):
         Update(),
         Update(targets=("fr",), partials=True),
         Update(context=ContextConfig("Ana Belén", 2)),
+        Update(glossary=("Ana Belén", {"es": "gato"})),
         Stop(),
     ],
     ids=str,
@@ -215,3 +223,42 @@ def test_a_context_that_is_none_is_refused_with_a_sentence(kind, context, senten
 
     assert refused.value.code == "bad_message"
     assert sentence in str(refused.value)
+
+
+def test_a_stream_may_have_a_glossary():
+    start = parse_command('{"type": "start", "glossary": ["Ana Bel\u00e9n", {"es": "gato", "en": "tomcat"}]}')
+
+    assert start == Start(glossary=("Ana Belén", {"es": "gato", "en": "tomcat"}))
+    assert parse_command(encode_command(start)) == start
+    assert parse_command('{"type": "update", "glossary": []}') == Update(glossary=())
+
+
+@pytest.mark.parametrize(
+    ("glossary", "sentence"),
+    [
+        ('"Ana"', "glossary must be a list"),
+        ('["a"' + ', "a"' * 100 + "]", "a glossary must be a list of at most 100 entries"),
+        ("[1]", "entry 0 must be a term, or an object of languages and their terms"),
+        ("[{}]", "entry 0 must be a term, or an object of languages and their terms"),
+        (f'["Ana", "{"a" * 61}"]', "entry 1 must be a term of 1 to 60 characters"),
+        ('[""]', "entry 0 must be a term of 1 to 60 characters"),
+        ('["\\ud800"]', "entry 0 must be printable, with a letter or digit in it and no space around it"),
+        ('["a\\nb"]', "entry 0 must be printable"),
+        ('[" Ana"]', "entry 0 must be printable"),
+        ('["?"]', "entry 0 must be printable"),
+        ('[{"Spanish": "gato"}]', "entry 0: 'Spanish' is not a language code such as 'es'"),
+        ('[{"es": 1}]', "entry 0, es, must be a term of 1 to 60 characters"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["start", "update"])
+def test_a_glossary_that_is_none_is_refused_with_a_sentence(kind, glossary, sentence):
+    with pytest.raises(ProtocolError) as refused:
+        parse_command(f'{{"type": "{kind}", "glossary": {glossary}}}')
+
+    assert refused.value.code == "bad_message"
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("source", ["auto", "es,en", "es,en,pt-BR"])
+def test_the_language_may_be_left_to_be_detected(source):
+    assert parse_command(json.dumps({"type": "start", "source": source})) == Start(source=source)

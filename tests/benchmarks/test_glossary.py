@@ -1,0 +1,86 @@
+"""Terms of sentences, and how it is counted which of them are found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import glossary
+from benchmarks.glossary import Case
+from benchmarks.quality import Clip, encode, spoken
+from pipeline.cli import NANO
+from pipeline.model import Gemma3n
+from pipeline.training.engines import held_out_voices
+
+PAIRS = [
+    ("Ayer vi a Zira y a Mary.", "I saw Zira and Mary yesterday."),
+    ("El coche es de mi hermana.", "The car is my sister's."),
+    ("Zira tiene un coche.", "Zira has an auto."),
+    ("Ya.", "Now."),
+]
+
+
+def test_names_stand_on_both_sides():
+    assert [case.entry for case in glossary.names(PAIRS, ("es", "en"))] == ["Zira", "Zira"]
+    assert len(glossary.names([PAIRS[0]] * 5, ("es", "en"))) == glossary.MOST_SENTENCES
+
+
+def test_words_are_long_and_stand_in_one_sentence():
+    assert glossary.words(PAIRS, ("es", "en")) == [Case(*PAIRS[1], {"es": "hermana"})]
+
+
+def test_pairs_are_rendered_in_another_way_in_the_reference():
+    (case,) = glossary.renderings(PAIRS, ("es", "en"))
+
+    assert case.meant == "The automobile is my sister's."
+    assert case.entry == {"es": "coche", "en": "automobile"}
+
+
+def test_every_pair_has_two_renderings():
+    for pairs in glossary.PAIRS.values():
+        assert all(usual != other for usual, other in pairs.values())
+
+
+def test_terms_are_counted_where_they_belong_and_where_they_do_not():
+    cases = [Case("Soy Zira.", "I am Zira.", "Zira"), Case("El gato.", "The cat.", {"es": "gato"})]
+    heard = [("Soy zira.", "I am Zira."), ("Gato Zira.", "The gato.")]
+
+    assert glossary.count(cases, heard, ("es", "en")) == {
+        "recall_transcript": 0.5,
+        "recall_translation": 1.0,
+        "inserted": 1,
+    }
+    assert "recall_translation" not in glossary.count(cases[1:], heard[1:], ("es", "en"))
+
+
+@pytest.mark.usefixtures("espeak_ng")
+def test_the_bundled_model_hears_a_name_that_it_is_given():
+    """One that it does not know, and that is not put into other sentences."""
+    model, voice = Gemma3n.from_pretrained(NANO), held_out_voices("es")[0]
+    said = ["¡Hola, Taro! ¡Hace tiempo que no nos vemos!", "Viven en una caravana."]
+    speech = [encode(model, clip.waveform) for clip in spoken([(one, "") for one in said], [voice])]
+    plain = glossary.answers(model, speech, ("es", "en"), ())
+    given = glossary.answers(model, speech, ("es", "en"), ["Taro"])
+
+    assert "Taro" not in "".join(plain[0])
+    assert all("Taro" in text for text in given[0])
+    assert given[1] == plain[1]
+
+
+def test_clips_are_heard_without_and_with_their_glossary(babbler, monkeypatch):
+    seen = []
+
+    def answers(model, speech, direction, entries):
+        seen.append((len(speech), direction, entries))
+        return [("Zira", "Zira")] * len(speech)
+
+    monkeypatch.setattr(glossary, "answers", answers)
+    cases = glossary.names(PAIRS, ("es", "en"))
+    clips = [Clip(np.zeros(8_000, np.float32), case.said, case.meant) for case in cases]
+    result = glossary.evaluate(babbler, cases, clips, ("es", "en"))
+
+    assert seen == [(2, ("es", "en"), ()), (2, ("es", "en"), ["Zira"])]
+    assert result["clips"] == 2
+    assert result["terms"] == 1
+    assert result["with"]["recall_transcript"] == 1.0
+    assert "100%" in glossary.table({"names": {"es-en": result}})
