@@ -1,9 +1,10 @@
 # make run      watch a Spanish recording being translated while it plays
 # make test     run the tests, but for those of make e2e
 # make e2e      drive the pages in a real Chromium, retake the screenshots of docs/images
-# make chaos    ten minutes of people speaking while workers are killed and connections cut
+# make chaos    ten minutes of people speaking to two gateways while processes are killed and connections cut
 # make k8s-check  hold the manifests of k8s against schemas, policies and each other
 # make audit    ask PyPI's advisories about the pinned versions (wants the internet)
+# make lock     write the requirements of the images, with hashes (wants the internet)
 # make sbom     list what is installed as a CycloneDX bill of materials, sbom.json
 # make lint     ruff, mypy and the import contracts
 # make format   put the code into ruff's form
@@ -18,7 +19,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := .venv/.installed
 
-.PHONY: run test e2e chaos k8s-check kustomize audit sbom lint format clean
+.PHONY: run test e2e chaos k8s-check kustomize audit lock sbom lint format clean
 
 run: $(INSTALLED)
 	@$(BIN)/python examples/demo.py
@@ -32,7 +33,7 @@ e2e: $(INSTALLED)
 	CI=1 SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/e2e/browser
 
 chaos: $(INSTALLED)
-	$(BIN)/python -m benchmarks.chaos
+	$(BIN)/python -m benchmarks.chaos --gateways 2
 
 k8s-check: $(INSTALLED) kustomize
 	$(BIN)/python -m pytest tests/k8s
@@ -54,13 +55,24 @@ audit: .make/supply/.installed
 	@sed '/sys_platform != /d; s/+cpu.*//' constraints.txt >.make/pinned.txt
 	.make/supply/bin/pip-audit --requirement .make/pinned.txt --no-deps --disable-pip --strict
 
+# For Linux on x86-64. PyPI's build of torch is the one with CUDA.
+lock: .make/supply/.installed
+	@sed 's/+cpu//' constraints.txt >.make/constraints.cuda.txt
+	$(LOCK) --constraint constraints.txt --output-file k8s/requirements.cpu.lock \
+		--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match
+	env -u UV_FIND_LINKS $(LOCK) --constraint .make/constraints.cuda.txt --output-file k8s/requirements.cuda.lock
+
+LOCK = .make/supply/bin/uv pip compile pyproject.toml k8s/requirements.in --extra otel \
+	--constraint k8s/constraints.image.txt --generate-hashes --only-binary :all: --no-annotate --quiet \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock"
+
 sbom: $(INSTALLED) .make/supply/.installed
 	.make/supply/bin/cyclonedx-py environment .venv --output-reproducible --output-file sbom.json
 
 # In an environment of their own, so that neither is on the list itself.
-.make/supply/.installed:
+.make/supply/.installed: Makefile
 	@$(PYTHON) -m venv .make/supply
-	@.make/supply/bin/python -m pip --disable-pip-version-check --quiet install pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	@.make/supply/bin/python -m pip --disable-pip-version-check --quiet install pip-audit==2.10.1 cyclonedx-bom==7.5.0 uv==0.13.9
 	@touch $@
 
 lint: $(INSTALLED)

@@ -10,6 +10,7 @@ bytes, led by which lines they reach, until it is told to stop; what stands behi
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import struct
 import sys
@@ -116,7 +117,7 @@ def access(data: bytes) -> None:
         guard = Guard(keys=KeyRing(Path(file.name)), proxies=["127.0.0.0/8"])
         for upgrade in (True, False):
             with contextlib.suppress(AccessError):
-                guard.admit("127.0.0.1", target, headers, upgrade=upgrade)
+                asyncio.run(guard.admit("127.0.0.1", target, headers, upgrade=upgrade))
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

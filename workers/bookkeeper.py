@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from pipeline.wire.events import Event, UtteranceText
+from workers.access.identity import Identity
+from workers.access.tickets import Shelf
 from workers.eventlog import Entry, EventLog
 from workers.ledger import Line, Record, Title, Verdict, Write
 from workers.metrics import Metrics
@@ -39,7 +41,7 @@ Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
-class Store(Protocol):
+class Store(Shelf, Protocol):
     """A :class:`~workers.ledger.Ledger`, wherever it runs; each call may raise ``WorkerLostError``."""
 
     async def write(self, batch: Sequence[Write]) -> list[Verdict]:
@@ -227,6 +229,22 @@ class Bookkeeper:
             WorkerLostError: the ledger does not answer.
         """
         return await self._answer(self._ledger.read(stream, after_seq, seconds), seconds)
+
+    async def put_ticket(self, key: str, identity: Identity, seconds: float, *, once: bool) -> bool:
+        """Keep what a ticket is good for; a bookkeeper is a :class:`~workers.access.tickets.Shelf`.
+
+        Raises:
+            WorkerLostError: the ledger does not answer.
+        """
+        return await self._answer(self._ledger.put_ticket(key, identity, seconds, once=once), 0.0)
+
+    async def take_ticket(self, key: str) -> Identity | None:
+        """What a ticket is good for.
+
+        Raises:
+            WorkerLostError: the ledger does not answer.
+        """
+        return await self._answer(self._ledger.take_ticket(key), 0.0)
 
     async def run(self) -> None:
         """Write until cancelled."""

@@ -26,8 +26,8 @@ class DecoderWorker(StreamHost[DecoderStream]):
                 for event in heard:
                     events += yield from state.steps(event)
                 return events
-            case Update(targets=targets, partials=partials, context=context):
-                state.update(targets=targets, partials=partials, context=context)
+            case Update(targets=targets, partials=partials, context=context, glossary=glossary):
+                state.update(targets=targets, partials=partials, context=context, glossary=glossary)
                 return ()
         raise TypeError(f"a decoder does not take {type(request).__name__}")
 

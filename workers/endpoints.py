@@ -261,14 +261,14 @@ class Endpoints:
         return stream, language
 
 
-def ticket(office: TicketOffice, identity: Identity, path: str) -> Answer:
+async def ticket(office: TicketOffice, identity: Identity, path: str) -> Answer:
     """Sell a ticket: to watch the stream that ``watch`` in the query names, or else to start one.
 
     Raises:
         AccessError: whoever asks may not do that himself.
     """
     query = dict(parse_qsl(urlsplit(path).query))
-    sold = office.sell(identity, query.get("watch"))
+    sold = await office.sell(identity, query.get("watch"))
     body = _json({"ticket": sold.text, "expires": sold.expires})
     return Answer(HTTPStatus.CREATED, body, JSON, {"Cache-Control": "no-store"})
 

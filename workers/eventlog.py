@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 from pipeline.wire.events import Event, encode
 from workers.protocols import StreamError
@@ -18,6 +19,19 @@ class Entry:
 
     event: Event
     text: str
+
+
+class Observer(Protocol):
+    """Who wants to know what becomes of a stream's events."""
+
+    def published(self, event: Event) -> None:
+        """An event was appended."""
+
+    def released(self, event: Event) -> None:
+        """An event that was held can be seen."""
+
+    def delivered(self, event: Event) -> None:
+        """An event has been sent to the stream's client."""
 
 
 class EventLog:
@@ -41,6 +55,7 @@ class EventLog:
         # Events that are not seen yet, where they have to wait for that.
         self._held: deque[Entry] | None = deque() if held else None
         self._grown = asyncio.Event()
+        self.observer: Observer | None = None
 
     @property
     def first_seq(self) -> int:
@@ -51,6 +66,8 @@ class EventLog:
         """Add the next event; after the ``last`` one, followers come to their end."""
         entry = Entry(event, encode(event))
         self.ended = last
+        if self.observer is not None:
+            self.observer.published(event)
         if self._held is None:
             self.fill([entry], closed=last)
         else:
@@ -62,8 +79,15 @@ class EventLog:
         released = []
         while self._held and self._held[0].event.seq <= seq:
             released.append(self._held.popleft())
+            if self.observer is not None:
+                self.observer.released(released[-1].event)
         if released:
             self.fill(released, closed=self.ended and not self._held)
+
+    def delivered(self, event: Event) -> None:
+        """Take note that the stream's client has been sent an event."""
+        if self.observer is not None:
+            self.observer.delivered(event)
 
     def discard(self) -> None:
         """Forget what is not seen yet, for another gateway goes on; hold nothing any more."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -23,7 +22,7 @@ from websockets.typing import Subprotocol
 
 from pipeline.errors import ProtocolError, SurtitleError
 from pipeline.wire import commands, events
-from pipeline.wire.events import Sequencer
+from pipeline.wire.events import Event, Sequencer
 from pipeline.wire.protocol import (
     INTERNAL,
     NORMAL,
@@ -54,6 +53,7 @@ from workers.sessions import LiveStream
 from workers.sinks.board import Board
 from workers.sinks.config import SinkSettings
 from workers.site import Answer
+from workers.tracing import Tracing
 from workers.watching import CueViewing, Viewing
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class Gateway:
         ping_seconds: how often clients and viewers are asked for a sign of life.
         dead_seconds: after how long without any a connection is cut.
         clock: Unix time in seconds that does not jump; by default one that starts now.
+        tracing: follows what becomes of utterances, if somebody wants to know.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Gateway:
         ping_seconds: float = PING_SECONDS,
         dead_seconds: float = DEAD_SECONDS,
         clock: Callable[[], float] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         clock = clock or unix_clock()
         self.registry = Registry(
@@ -115,11 +117,14 @@ class Gateway:
             metrics=metrics,
             keeper=keeper,
             gone=self._gone,
+            tracing=tracing,
         )
         about = {"model": model, "languages": languages, "limits": limits.as_dict()}
         self._endpoints = Endpoints(self.registry, metrics, about)
         self._sinks = Board(sinks, clock=clock, metrics=metrics)
         self._guard = guard or Guard()
+        if keeper is not None:
+            self._guard.tickets.shelf = keeper
         self._tls = tls
         # Who has been let in on which connection.
         self._visitors: WeakKeyDictionary[ServerConnection, Visitor] = WeakKeyDictionary()
@@ -149,6 +154,7 @@ class Gateway:
             max_size=HARD_LIMIT,
             max_queue=4,
             open_timeout=START_SECONDS,
+            ssl_handshake_timeout=START_SECONDS if self._tls else None,
             ping_interval=None,  # see workers.links
             close_timeout=5,
             server_header=None,
@@ -185,9 +191,9 @@ class Gateway:
             AccessError: it is not let in.
         """
         peer = str(connection.remote_address[0])
-        visitor = self._guard.admit(peer, request.path, request.headers, upgrade=upgrade)
+        visitor = await self._guard.admit(peer, request.path, request.headers, upgrade=upgrade)
         if request.method == "POST" and urlsplit(request.path).path == TICKETS_PATH:
-            return ticket(self._guard.tickets, visitor.identity, request.path)
+            return await ticket(self._guard.tickets, visitor.identity, request.path)
         if request.method != "GET":
             return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is accepted\n")
         self._visitors[connection] = visitor
@@ -205,7 +211,7 @@ class Gateway:
         visitor = self._visitors[connection]
         expires = visitor.identity.expires
         try:
-            with until_expired(connection, None if expires is None else expires - time.time()):
+            with until_expired(connection, None if expires is None else expires - self._guard.clock()):
                 await self._serve(connection, path, headers, visitor)
         except ConnectionClosed:
             return
@@ -297,7 +303,7 @@ class Gateway:
         try:
             await self._until_either_ends(
                 connection,
-                self._write(connection, stream, after_seq, messages),
+                self._write(connection, stream, after_seq, messages, stream.log.delivered),
                 incoming.run(steps),
                 lambda: incoming.quiet_since,
                 superseded,
@@ -364,12 +370,8 @@ class Gateway:
     async def _refuse(self, connection: ServerConnection, dialect: Dialect, error: SurtitleError) -> None:
         """Answer a connection that has no stream."""
         self._metrics.errors.labels(error.code).inc()
-        event = events.Error(
-            code=error.code,
-            message=str(error),
-            fatal=True,
-            retry_after=getattr(error, "retry_after", None),
-        )
+        retry_after = getattr(error, "retry_after", None)
+        event = events.Error(code=error.code, message=str(error), fatal=True, retry_after=retry_after)
         for text in dialect.render(Sequencer("").stamp(event, server_time=self._clock())):
             await self._send(connection, text)
         await connection.close(close_code(error.code), error.code)
@@ -380,6 +382,7 @@ class Gateway:
         stream: Published,
         after_seq: int,
         messages: Callable[[Entry], Iterable[str]],
+        delivered: Callable[[Event], None] = lambda _: None,
     ) -> None:
         """Send a stream's events, and close the connection after the last."""
         code = NORMAL
@@ -388,6 +391,7 @@ class Gateway:
                 for text in messages(entry):
                     async with asyncio.timeout(self._send_seconds):
                         await connection.send(text)
+                delivered(entry.event)
                 if isinstance(entry.event, events.Error) and entry.event.fatal:
                     code = close_code(entry.event.code)
         except (TimeoutError, StreamError):

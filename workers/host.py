@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
+import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -39,6 +41,10 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
+NICER, SWITCH_SECONDS = 5, 0.0005
+"""By how much threads that compute are nicer than the one that carries requests, and how soon they hand it
+the interpreter. Where processors are full, a request's way there and back is shorter by that."""
+
 
 class StreamHost(ABC, Generic[State]):
     """Carries out requests of many streams; the base of both kinds of worker.
@@ -53,7 +59,7 @@ class StreamHost(ABC, Generic[State]):
     Args:
         load: loads the model and returns what opens streams on it; called once, by :meth:`start`.
         capacity: most streams at a time.
-        threads: for torch; ``None`` leaves the number as it is.
+        threads: for torch, where the process is the worker's own; ``None`` leaves everything as it is.
     """
 
     def __init__(self, load: Load[State], *, capacity: int = 32, threads: int | None = None) -> None:
@@ -147,6 +153,7 @@ class StreamHost(ABC, Generic[State]):
         if self._loaded is None:
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
+                _give_way()
             self._loaded = self._load()
         return WorkerInfo(pid=os.getpid(), credits=self._credits, ladder=self._loaded.ladder)
 
@@ -248,6 +255,14 @@ class StreamHost(ABC, Generic[State]):
             self._resize(state, self._widths)
         self._streams[request.stream] = state
         return Done()
+
+
+def _give_way() -> None:
+    """Have the calling thread, and those that it starts, compute when the others have nothing to carry."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    if sys.platform == "linux":  # elsewhere, priorities are those of processes
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICER)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,11 @@
-"""What gateways share: of every stream, what another gateway needs to go on with it or to show it.
+"""What gateways share: of every stream, what another one needs to go on with it or to show it; and tickets.
 
 It is the second copy: the first is in the gateway that has the stream. Whichever of the two dies, the other
 has everything, so nothing is written to a disk. Which gateway has a stream is told by its *epoch*: whoever
 claims a stream raises it, and what comes with a smaller one is refused.
 
-A plain class of strings and bytes, hosted by :mod:`workers.placement`; it never looks into what it keeps.
+A plain class of strings and bytes, which it never looks into, and of what tickets are good for; hosted by
+:mod:`workers.placement`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-FORMAT = 1
+from workers.access.identity import Identity
+from workers.access.tickets import Drawer
+
+FORMAT = 2
 """Of what is kept here. Gateways that do not agree on it have ledgers of their own."""
 
 LINES, LINE_BYTES = 4096, 2 * 1024 * 1024
@@ -165,6 +169,7 @@ class Ledger:
         self._clock = clock
         self._volumes: dict[str, _Volume] = {}
         self._size = 0
+        self._tickets = Drawer(clock)
 
     async def write(self, batch: Sequence[Write]) -> list[Verdict]:
         """Take what a gateway has; a verdict for each, in order."""
@@ -202,6 +207,14 @@ class Ledger:
                 await asyncio.wait_for(volume.grown.wait(), seconds)
             volume = self._volumes.get(stream)
         return None if volume is None else self._record(stream, volume, after_seq)
+
+    async def put_ticket(self, key: str, identity: Identity, seconds: float, *, once: bool) -> bool:
+        """Keep what a ticket is good for, see :class:`~workers.access.tickets.Shelf`."""
+        return await self._tickets.put_ticket(key, identity, seconds, once=once)
+
+    async def take_ticket(self, key: str) -> Identity | None:
+        """What a ticket is good for."""
+        return await self._tickets.take_ticket(key)
 
     def _write(self, write: Write) -> Verdict:
         volume = self._volumes.get(write.stream)

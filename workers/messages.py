@@ -12,6 +12,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from pipeline.config import ContextConfig, StreamConfig
 from pipeline.gemma.matformer import Widths
+from pipeline.glossary import Entry
 
 Item = TypeVar("Item")
 
@@ -63,6 +64,7 @@ class Update:
     targets: tuple[str, ...] | None = None
     partials: bool | None = None
     context: ContextConfig | None = None
+    glossary: tuple[Entry, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import SurtitleError
 from pipeline.gemma.matformer import Widths
+from workers.access.identity import Identity
 from workers.host import StreamHost
 from workers.ledger import FORMAT, Ledger, Record, Verdict, Write
 from workers.messages import Reply, Request, WorkerInfo, WorkerStats
@@ -136,6 +138,14 @@ class RayLedger:
         """A stream's events."""
         return await _reply(self._actor.read.remote(stream, after_seq, seconds))
 
+    async def put_ticket(self, key: str, identity: Identity, seconds: float, *, once: bool) -> bool:
+        """Keep what a ticket is good for."""
+        return await _reply(self._actor.put_ticket.remote(key, identity, seconds, once=once))
+
+    async def take_ticket(self, key: str) -> Identity | None:
+        """What a ticket is good for."""
+        return await _reply(self._actor.take_ticket.remote(key))
+
 
 def on_cluster() -> bool:
     """Whether ``RAY_ADDRESS`` names a Ray that is there already."""
@@ -160,6 +170,21 @@ def start() -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         start_local()
+
+
+async def cut_off() -> None:
+    """Return once the node that this process joined a cluster by has ended, as it also does when given up.
+
+    The cluster ends this process' workers then, and places no others for it, also if another node comes.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    (place,) = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == own]
+    with suppress(ConnectionError):
+        reader, writer = await asyncio.open_unix_connection(place)
+        try:
+            await reader.read()
+        finally:
+            writer.close()
 
 
 def start_local() -> None:

@@ -13,6 +13,7 @@ from workers.metrics import Metrics
 from workers.pressure import Pressure
 from workers.protocols import Worker
 from workers.pump import Pump
+from workers.tracing import Tracing
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ async def run_pool(
     spares: int = 0,
     target_load: float = 0.0,
     tick: float = 0.02,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Pool]:
     """Start workers, all at once, and carry requests to them until the block is left.
 
@@ -42,6 +44,7 @@ async def run_pool(
         spares: how many of each kind, the last, are there for streams of others that are lost.
         target_load: share of the time that workers may be busy; 0 is without a limit.
         tick: least seconds from one call of a worker to its next.
+        tracing: told of every request.
 
     Raises:
         WorkerLostError: one of them could not be started.
@@ -57,6 +60,7 @@ async def run_pool(
                     tick=tick,
                     spare=number >= len(workers) - spares,
                     observe=observe,
+                    trip=partial(tracing.trip, stage) if tracing else None,
                     lost=lost,
                 )
                 for number, worker in enumerate(workers)

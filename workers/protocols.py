@@ -10,6 +10,7 @@ from pipeline.batching import CarryOut, Steps
 from pipeline.config import ContextConfig, StreamConfig
 from pipeline.errors import SurtitleError
 from pipeline.gemma.matformer import Widths
+from pipeline.glossary import Entry
 from workers.messages import Reply, Request, WorkerInfo, WorkerStats
 
 State = TypeVar("State")
@@ -101,6 +102,7 @@ class DecoderStream(HostedStream, Protocol):
         targets: tuple[str, ...] | None,
         partials: bool | None,
         context: ContextConfig | None,
+        glossary: tuple[Entry, ...] | None,
     ) -> None:
         """Change settings from the next utterance on.
 

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import SurtitleError
@@ -33,6 +34,27 @@ process that was stopped is missed within two seconds. Of one that died, Ray tel
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Trip:
+    """A request that has come back.
+
+    Args:
+        request: it.
+        outcome: what came of it.
+        asked: when it came to the pump, by the event loop's clock,
+        called: when the call began that it was in,
+        answered: and when that call's reply came.
+        inside: seconds of the call that went by in the worker.
+    """
+
+    request: Request[Any]
+    outcome: Outcome
+    asked: float
+    called: float
+    answered: float
+    inside: float
+
+
 class Pump:
     """Carries requests of many streams to one worker.
 
@@ -46,6 +68,7 @@ class Pump:
         patience: seconds between two attempts to start a worker that was lost.
         observe: told of every call: requests in it, seconds that the worker was busy with it, from the call
             to the reply, and how many of those went by on the way there and back.
+        trip: told of every request.
         lost: told when the worker is lost.
     """
 
@@ -60,6 +83,7 @@ class Pump:
         patience: float = 1.0,
         spare: bool = False,
         observe: Callable[[int, float, float, float], None] | None = None,
+        trip: Callable[[Trip], None] | None = None,
         lost: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
@@ -83,12 +107,13 @@ class Pump:
         self._silence = silence
         self._patience = patience
         self._observe = observe
+        self._trip = trip
         self._on_loss = lost
         # Told when there may be more room than before.
         self.on_room: Callable[[], None] = _nothing
-        self._waiting: deque[tuple[Request[Any], asyncio.Future[Outcome]]] = deque()
+        self._waiting: deque[_Asked] = deque()
         # Requests in each call that is out.
-        self._out: dict[asyncio.Task[None], list[tuple[Request[Any], asyncio.Future[Outcome]]]] = {}
+        self._out: dict[asyncio.Task[None], list[_Asked]] = {}
         self._loss: WorkerLostError | TimeoutError | None = None
         # Set when a request came, a call came back, or the worker was lost.
         self._wake = asyncio.Event()
@@ -185,15 +210,15 @@ class Pump:
             self._loss = error
         self._wake.set()
 
-    async def _call(self, batch: list[tuple[Request[Any], asyncio.Future[Outcome]]]) -> None:
+    async def _call(self, batch: list[_Asked]) -> None:
         called = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._timeout):
-                reply = await self.worker.step([request for request, _ in batch])
+                reply = await self.worker.step([asked.request for asked in batch])
         except (WorkerLostError, TimeoutError) as error:
             self._lose(error)
         else:
-            self._settle(batch, reply, asyncio.get_running_loop().time() - called)
+            self._settle(batch, reply, called, asyncio.get_running_loop().time())
             call = asyncio.current_task()
             assert call is not None
             del self._out[call]
@@ -212,52 +237,54 @@ class Pump:
         self._loss = None
 
     def _append(self, request: Request[Any]) -> asyncio.Future[Outcome]:
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
+        loop = asyncio.get_running_loop()
+        asked = _Asked(request, loop.create_future(), loop.time())
+        self._waiting.append(asked)
         self._wake.set()
-        return future
+        return asked.answer
 
-    def _take(self) -> list[tuple[Request[Any], asyncio.Future[Outcome]]]:
-        batch: list[tuple[Request[Any], asyncio.Future[Outcome]]] = []
-        left: deque[tuple[Request[Any], asyncio.Future[Outcome]]] = deque()
+    def _take(self) -> list[_Asked]:
+        batch: list[_Asked] = []
+        left: deque[_Asked] = deque()
         # Streams whose requests have to wait for one that is out, or for one of their own that has to.
-        held = {request.stream for out in self._out.values() for request, _ in out}
+        held = {asked.request.stream for out in self._out.values() for asked in out}
         room, full = CALL_BYTES, False
-        for request, future in self._waiting:
-            if future.done():  # whoever asked has gone
+        for asked in self._waiting:
+            if asked.answer.done():  # whoever asked has gone
                 continue
-            size = payload_bytes(request)
+            size = payload_bytes(asked.request)
             full = full or (bool(batch) and size > room)
-            if full or request.stream in held:
-                held.add(request.stream)
-                left.append((request, future))
+            if full or asked.request.stream in held:
+                held.add(asked.request.stream)
+                left.append(asked)
                 continue
             room -= size
-            batch.append((request, future))
+            batch.append(asked)
         self._waiting = left
         if full:
             self._wake.set()
         return batch
 
-    def _settle(
-        self, batch: Sequence[tuple[Request[Any], asyncio.Future[Outcome]]], reply: Reply, away: float
-    ) -> None:
+    def _settle(self, batch: Sequence[_Asked], reply: Reply, called: float, answered: float) -> None:
         self.credits = reply.credits
         self.busy_seconds += reply.seconds
         self.on_room()
+        away = answered - called
         if self._observe is not None:
             self._observe(len(batch), reply.seconds, away, away - reply.inside)
-        for (_, future), outcome in zip(batch, reply.outcomes, strict=True):
-            if not future.done():
-                future.set_result(outcome)
+        for asked, outcome in zip(batch, reply.outcomes, strict=True):
+            if self._trip is not None:
+                self._trip(Trip(asked.request, outcome, asked.moment, called, answered, reply.inside))
+            if not asked.answer.done():
+                asked.answer.set_result(outcome)
 
     def _fail(self) -> None:
         self.alive = False
         self.credits = 0
         under_way = [asked for out in self._out.values() for asked in out]
-        for _, future in [*under_way, *self._waiting]:
-            if not future.done():
-                future.set_exception(WorkerLostError(f"{self.name} was lost"))
+        for asked in [*under_way, *self._waiting]:
+            if not asked.answer.done():
+                asked.answer.set_exception(WorkerLostError(f"{self.name} was lost"))
         self._out.clear()
         self._waiting.clear()
 
@@ -278,6 +305,15 @@ class Pump:
         self.load = 0.0
         self.alive = True
         self.on_room()
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A request, where its outcome is awaited, and when it came."""
+
+    request: Request[Any]
+    answer: asyncio.Future[Outcome]
+    moment: float
 
 
 def _retrieve(future: asyncio.Future[Outcome]) -> None:

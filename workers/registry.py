@@ -21,6 +21,7 @@ from workers.protocols import StreamError, WorkerLostError
 from workers.published import Published
 from workers.seat import RETRY_SECONDS
 from workers.sessions import LiveStream
+from workers.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Registry:
         metrics: where the server counts.
         keeper: writes streams into the ledger that gateways share; ``None`` where there is no other gateway.
         gone: told of a stream that another gateway has taken over.
+        tracing: follows what becomes of utterances, if somebody wants to know.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Registry:
         metrics: Metrics,
         keeper: Bookkeeper | None = None,
         gone: Callable[[LiveStream], None] = lambda _: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._encoders = encoders
         self._decoders = decoders
@@ -61,6 +64,7 @@ class Registry:
         self._metrics = metrics
         self._keeper = keeper
         self._gone = gone
+        self._tracing = tracing
         # By their id; those that another gateway has included, if somebody watches them here.
         self._streams: dict[str, Published] = {}
         # The task that runs each stream of ours, until it has ended.
@@ -125,6 +129,7 @@ class Registry:
             policy=start.policy,
             word_times=start.word_times,
             context=start.context,
+            glossary=start.glossary,
         )
         stream = self._made(config, tenant=tenant, sinks=start.sinks)
         stream.resumable = resumable
@@ -165,6 +170,8 @@ class Registry:
             if record is not None and record.point is not None:
                 stream.book.go_on_from(record.point)
         self._streams[stream.id] = stream
+        if self._tracing is not None:
+            self._tracing.follow(stream)
         task = asyncio.create_task(stream.run(), name=f"stream {stream.id}")
         self._tasks[stream] = task
         self._idle.clear()
@@ -345,6 +352,8 @@ class Registry:
     def _forget(self, stream: Published) -> None:
         if self._streams.get(stream.id) is stream:
             del self._streams[stream.id]
+            if self._tracing is not None:
+                self._tracing.leave(stream)
         del self._timers[stream]
 
     def _set_timer(self, stream: Published, then: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -17,11 +18,12 @@ from pathlib import Path
 from pipeline.checkpoint import locate
 from pipeline.cli import NANO
 from pipeline.gemma.prompt import PromptTemplate
-from workers import logs, placement
+from workers import logs, placement, tracing
 from workers.access.guard import Guard
 from workers.access.tls import Certificate
 from workers.autoscale import Forecast
 from workers.bookkeeper import Bookkeeper
+from workers.clock import unix_clock
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.endpoints import STREAM_PATH
@@ -30,8 +32,10 @@ from workers.loading import load_decoder, load_encoder
 from workers.metrics import Metrics
 from workers.placement import RayLedger, RayWorker
 from workers.pool import run_pool
-from workers.protocols import DecoderStream, EncoderStream, Load
+from workers.protocols import DecoderStream, EncoderStream, Load, WorkerLostError
 from workers.settings import Settings, SettingsError, read_settings
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -198,9 +202,16 @@ async def _serve(
     metrics.forecast(Forecast(settings.streams * min(settings.encoder_workers, settings.decoder_workers)))
     # A Ray of our own ends with us, and so would a ledger on it.
     keeper = Bookkeeper(RayLedger(), metrics) if placement.on_cluster() else None
+    clock = unix_clock()
     async with (
+        tracing.configured(os.environ, clock) as traces,
         run_pool(
-            encoders, decoders, metrics, spares=settings.spares, target_load=settings.target_load
+            encoders,
+            decoders,
+            metrics,
+            spares=settings.spares,
+            target_load=settings.target_load,
+            tracing=traces,
         ) as pool,
         _running(keeper),
     ):
@@ -215,12 +226,34 @@ async def _serve(
             guard=guard,
             tls=certificate.context if certificate else None,
             keeper=keeper,
+            clock=clock,
+            tracing=traces,
         )
         async with gateway.serve(sock), _fresh(certificate):
             host, port = sock.getsockname()[:2]
             print(_ready_line(host, port, model, settings), file=sys.stderr, flush=True)
-            await draining.wait()
+            await _until_told(draining)
             await gateway.drain(settings.drain_seconds)
+
+
+async def _until_told(draining: asyncio.Event) -> None:
+    """Wait until ``draining`` is set.
+
+    Raises:
+        WorkerLostError: no worker can be had here any more; streams can only go on on another gateway.
+    """
+    told = asyncio.create_task(draining.wait())
+    cut_off = asyncio.create_task(placement.cut_off()) if placement.on_cluster() else None
+    try:
+        await asyncio.wait(filter(None, (told, cut_off)), return_when=asyncio.FIRST_COMPLETED)
+        if cut_off is not None and cut_off.done():
+            await cut_off
+            # Said here, for Ray may end the process when it is to be stopped without its node.
+            logger.error("the node of Ray on this machine has ended, and with it all workers of this gateway")
+            raise WorkerLostError("no worker can be had any more")
+    finally:
+        for task in filter(None, (told, cut_off)):
+            task.cancel()
 
 
 @asynccontextmanager

@@ -340,7 +340,9 @@ class LiveStream(Published):
                         return
 
     async def _update(self, command: commands.Update) -> None:
-        update = messages.Update(self.id, command.targets, command.partials, command.context)
+        update = messages.Update(
+            self.id, command.targets, command.partials, command.context, command.glossary
+        )
         outcome = await self._decoder.request(update)
         if isinstance(outcome, Failed) and not outcome.lost:
             self.refuse(StreamError(outcome.message, code=outcome.code))

@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.k8s.conftest import K8S, OVERLAYS, ROOT, containers, render
 
@@ -47,21 +49,79 @@ def test_images_run_as_nobody_special_and_hold_no_compiler(target):
     assert "apt-get" not in (K8S / "Dockerfile").read_text("utf-8")
 
 
-def test_everything_is_installed_in_the_pinned_versions():
-    commands = [
-        command
-        for stage in _stages().values()
-        for instruction, rest in stage
-        if instruction == "RUN"
-        for command in rest.split(" && ")
-        if command.startswith("pip install")
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_nothing_is_fetched_without_a_hash(target):
+    commands = [rest for instruction, rest in _stages()[f"build-{target}"] if instruction == "RUN"]
+    requirements, ourselves = map(str.split, commands)
+    assert requirements[:2] == ourselves[:2] == ["pip", "install"]
+    assert "--require-hashes --only-binary :all:" in " ".join(requirements)
+    assert requirements[-2:] == ["--requirement", f"requirements.{target}.lock"]
+    assert ourselves[2:] == ["--no-index", "--no-deps", "--no-build-isolation", "."]
+
+
+def _locked(target):
+    """Versions and hashes by the name of the package."""
+    text = (K8S / f"requirements.{target}.lock").read_text("utf-8").replace("\\\n", " ")
+    entries = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    return {
+        canonicalize_name(what.partition("==")[0]): (what.partition("==")[2], hashes)
+        for what, *hashes in entries
+    }
+
+
+def _pinned(*paths):
+    """Versions by the name of the package, on Linux."""
+    lines = [line.partition("#")[0] for path in paths for line in path.read_text("utf-8").splitlines()]
+    pins = [Requirement(line) for line in lines if line.strip()]
+    return {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in pins
+        if pin.marker is None or pin.marker.evaluate({"sys_platform": "linux"})
+    }
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_locked_versions_are_the_pinned_ones(target):
+    pinned = _pinned(ROOT / "constraints.txt", K8S / "constraints.image.txt")
+    if target == "cuda":
+        pinned["torch"] = pinned["torch"].removesuffix("+cpu")
+    locked = {name: version for name, (version, _) in _locked(target).items()}
+    assert {name: version for name, version in locked.items() if name in pinned} == {
+        name: version for name, version in pinned.items() if name in locked
+    }
+    # What torch's build for CUDA brings is pinned by torch itself.
+    others = {name for name in locked if name not in pinned}
+    assert target == "cuda" or not others
+    assert all(name.startswith(("cuda-", "nvidia-", "triton")) for name in others)
+    assert target == "cpu" or "nvidia-cublas" in others
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_every_locked_package_has_hashes(target):
+    for name, (version, hashes) in _locked(target).items():
+        assert version, name
+        assert hashes, name
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", word) for word in hashes), name
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_all_that_is_asked_for_is_locked(target):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
+    asked += [
+        line.partition("#")[0]
+        for line in (K8S / "requirements.in").read_text("utf-8").splitlines()
+        if line.partition("#")[0].strip()
     ]
-    assert commands
-    assert all("--constraint constraints.txt" in command for command in commands)
-
-
-def test_kuberay_finds_rays_agents():
-    assert [rest for instruction, rest in _stages()["build-cuda"] if '"ray[default]"' in rest]
+    locked = _locked(target)
+    for requirement in map(Requirement, asked):
+        version, _ = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+    assert {
+        "aiohttp-cors",
+        "grpcio",
+        "py-spy",
+    } <= locked.keys()  # of ray[default]: KubeRay finds Ray's agents
 
 
 def test_what_is_copied_is_there_and_let_through():

@@ -35,7 +35,14 @@ async def eventually(condition, seconds=20):
 
 @asynccontextmanager
 async def running(
-    *, encoders=None, decoders=None, capacity=32, limits=DEFAULT_LIMITS, ledger=None, **options
+    *,
+    encoders=None,
+    decoders=None,
+    capacity=32,
+    limits=DEFAULT_LIMITS,
+    ledger=None,
+    tracing=None,
+    **options,
 ):
     """Run a server; yields its ``url``, ``http`` address, ``gateway``, ``listener``, workers.
 
@@ -44,10 +51,12 @@ async def running(
     encoders = encoders or [EncoderWorker(load_encoder, capacity=capacity)]
     decoders = decoders or [DecoderWorker(load_decoder, capacity=capacity)]
     metrics = Metrics()
-    async with run_pool(encoders, decoders, metrics, tick=0.0) as pool, keeping(ledger, metrics) as keeper:
-        gateway = Gateway(
-            pool.encoders, pool.decoders, metrics=metrics, limits=limits, keeper=keeper, **SPELLING | options
-        )
+    async with (
+        run_pool(encoders, decoders, metrics, tick=0.0, tracing=tracing) as pool,
+        keeping(ledger, metrics) as keeper,
+    ):
+        options = {"limits": limits, "keeper": keeper, "tracing": tracing, **SPELLING, **options}
+        gateway = Gateway(pool.encoders, pool.decoders, metrics=metrics, **options)
         sock = socket.create_server(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"
         async with gateway.serve(sock) as server:

@@ -90,7 +90,7 @@ class SpellingDecoder:
     def resize(self, ffn_widths):
         self.widths = ffn_widths
 
-    def update(self, *, targets, partials, context):
+    def update(self, *, targets, partials, context, glossary):
         if targets is not None:
             _check(targets)
             self.targets = targets

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 
 import pytest
@@ -12,6 +14,7 @@ from pipeline.config import StreamConfig
 from tests.workers.doubles import WORK, Forgetful, letters, load_decoder, load_encoder, loaded
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
+from workers.host import NICER, SWITCH_SECONDS
 from workers.messages import Done, Failed, Flush, Open, Push, Release, Update, WorkerStats
 from workers.protocols import Loaded
 
@@ -183,3 +186,18 @@ async def test_seconds_are_told_once():
 
     busy = (await worker.stats()).busy_seconds
     assert 0 < sum(reply.seconds for reply in replies) <= busy
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own elsewhere")
+async def test_who_computes_gives_way_to_who_carries():
+    """So that a request's way there and back is short while processors are full."""
+    interval = sys.getswitchinterval()
+    host = DecoderWorker(load_decoder, threads=torch.get_num_threads())
+    try:
+        await host.start()
+        await host.restart()
+        computing = await host._in_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        assert computing == min(19, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) + NICER)
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+    finally:
+        sys.setswitchinterval(interval)

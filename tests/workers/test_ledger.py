@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from workers.access.identity import NOBODY
 from workers.ledger import LINES, Ledger, Line, Title, Verdict, Write
 
 TITLE = Title("hall", "token", b"about", 10.0)
@@ -116,3 +117,15 @@ async def test_beyond_its_capacity_no_stream_is_taken():
     await write(ledger, Write("t", 1, lines(1, size=2_000)))
     clock.now = 11.0
     assert await write(ledger, whole("u")) == [Verdict.WRITTEN]
+
+
+async def test_it_has_the_tickets_of_all_gateways_for_as_long_as_they_are_good():
+    moment = [0.0]
+    ledger = Ledger(clock=lambda: moment[0])
+    for key, once in (("speak", True), ("watch", False)):
+        assert await ledger.put_ticket(key, NOBODY, 60.0, once=once)
+
+    assert [await ledger.take_ticket("watch") for _ in range(2)] == [NOBODY, NOBODY]
+    assert [await ledger.take_ticket("speak") for _ in range(2)] == [NOBODY, None]
+    moment[0] = 60.0
+    assert await ledger.take_ticket("watch") is None

@@ -13,6 +13,7 @@ from pipeline.config import StreamConfig
 from pipeline.errors import CheckpointError
 from tests.workers.conftest import client, eventually, running
 from tests.workers.doubles import END, load_decoder, load_encoder
+from workers.access.identity import NOBODY
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.ledger import Title, Verdict, Write
@@ -119,6 +120,8 @@ async def test_gateways_have_one_ledger_which_starts_anew_when_its_process_dies(
     assert await first.write([Write("s", 1, (), title, whole=True)]) == [Verdict.WRITTEN]
     assert (await second.claim("s", "token", "hall")).epoch == 2
     assert await first.write([Write("s", 1)]) == [Verdict.FENCED]
+    assert await first.put_ticket("key", NOBODY, 9.0, once=True)
+    assert [await second.take_ticket("key"), await first.take_ticket("key")] == [NOBODY, None]
 
     (pid,) = [
         int(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import struct
 from contextlib import asynccontextmanager, suppress
@@ -154,9 +155,33 @@ async def test_fragments_pings_and_masks_make_no_difference(server):
     assert received[-1][1][:2] == (1000).to_bytes(2, "big")
 
 
+CODES = {
+    **dict.fromkeys([1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999], True),
+    **dict.fromkeys([0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535], False),
+}
+"""Codes that a client may close with (section 7.4), and some that it may not."""
+
+NOT_UTF8 = (
+    *(b"\x80", b"\xc0\x80", b"\xe0\x80\xaf", b"\xf0\x80\x80\xaf", b"\xc3"),
+    *(b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80", b"\xff"),
+)
+"""Lone, overlong, cut, of surrogates, beyond U+10FFFF."""
+
+
 @pytest.mark.parametrize(
     ("frames", "code"),
     [
+        *(([frame(TEXT, START, reserved=bits)], 1002) for bits in range(1, 8)),
+        *(([frame(opcode, b"x")], 1002) for opcode in (*range(3, 8), *range(11, 16))),
+        *(([frame(TEXT, text)], 1007) for text in NOT_UTF8),
+        *(
+            ([frame(CLOSE, number.to_bytes(2, "big"))], number if good else 1002)
+            for number, good in CODES.items()
+        ),
+        ([frame(CLOSE, b"\x03\xe8" + b"x" * 124)], 1002),
+        ([frame(CLOSE, b"\x03\xe8" + b"x" * 123)], 1000),
+        ([frame(PONG, b"x" * 126)], 1002),
+        ([frame(CLOSE, b"\x03\xe8"), frame(PING, b"late"), frame(TEXT, START)], 1000),
         ([frame(TEXT, START, mask=False)], 1002),
         ([frame(TEXT, START, reserved=4)], 1002),
         ([frame(3, b"x")], 1002),
@@ -189,6 +214,29 @@ async def test_who_breaks_the_rules_is_told_so_and_nobody_else(server, frames, c
         assert await raw.close_code() in ((code, 1006) if code == 1009 else (code,))
         await other.send(b"hola.", b".", {"type": "stop"})
         assert (await other.rest())[-1]["type"] == "done"
+
+
+async def test_pings_are_answered_whatever_their_size_and_number(server):
+    """Section 5.5.2: with what was in them, or at least in the newest."""
+    payloads = [b"", b"x", bytes(range(125)), *(b"%d" % number for number in range(10))]
+    async with opened(server) as raw:
+        for payload in payloads:
+            await raw.send(frame(PING, payload))
+            assert await raw.frame() == (PONG, payload)
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+async def test_text_may_be_cut_anywhere(server, size):
+    """Sections 5.4 and 5.6: between the bytes of a character, too."""
+    message = '{"type": "start", "targets": ["en"], "resume": null, "x": "κόσμε 😀"}'.encode()
+    parts = [message[at : at + size] for at in range(0, len(message), size)]
+    async with opened(server) as raw:
+        for at, part in enumerate(parts):
+            await raw.send(frame(0 if at else TEXT, part, fin=at == len(parts) - 1))
+        opcode, payload = await raw.frame()
+
+    assert opcode == TEXT
+    assert json.loads(payload)["code"] in ("unknown_field", "bad_message")
 
 
 async def test_a_handshake_byte_by_byte_is_cut_off(monkeypatch):

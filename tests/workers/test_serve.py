@@ -26,7 +26,7 @@ serve(Settings(port=int(sys.argv[1])), "spelling", load_encoder, load_decoder)
 
 
 @asynccontextmanager
-async def server(port=0):
+async def server(port=0, **environment):
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -34,7 +34,7 @@ async def server(port=0):
         str(port),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env={**os.environ, "PYTHONPATH": os.getcwd(), **environment},
         start_new_session=True,
     )
     try:
@@ -90,8 +90,11 @@ def test_a_bad_configuration_ends_before_anything_starts(tmp_path):
 
 
 async def test_a_server_that_is_to_end_lets_streams_come_to_theirs():
-    """SIGTERM: no new streams, not ready any more; what runs goes on, and the server ends behind it."""
-    async with server() as process:
+    """SIGTERM: no new streams, not ready any more; what runs goes on, and the server ends behind it.
+
+    What is still to be told of its utterances is told.
+    """
+    async with server(OTEL_TRACES_EXPORTER="console") as process:
         url = (await process.stderr.readline()).decode().split()[3]
         start = {"type": "start", "partials": False}
         async with client(url, start, b"hola..") as speaker:
@@ -107,8 +110,9 @@ async def test_a_server_that_is_to_end_lets_streams_come_to_theirs():
             await speaker.send(b"adios.", {"type": "stop"})
             rest = await speaker.rest()
         async with asyncio.timeout(15):
-            await process.communicate()
+            traces, _ = await process.communicate()
 
+    assert traces.count(b'"name": "utterance"') == 3
     assert (error["code"], error["retry_after"]) == ("shutting_down", 5.0)
     assert [event["stable"] for event in rest if event["type"] == "transcript"] == ["", "adios"]
     assert (rest[-1]["type"], speaker.closed_with) == ("done", 1000)

@@ -111,6 +111,7 @@ class Guard:
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.clock = clock
         self.tickets = TicketOffice(clock)
         self.limits = limits or AccessLimits()
         self._keys = keys
@@ -127,7 +128,7 @@ class Guard:
             Places(self.limits.streams_per_address) if self.limits.streams_per_address else None
         )
 
-    def admit(self, peer: str, target: str, headers: Headers, *, upgrade: bool) -> Visitor:
+    async def admit(self, peer: str, target: str, headers: Headers, *, upgrade: bool) -> Visitor:
         """Let a request in.
 
         What it is for is checked as far as the address tells: whose stream somebody may watch is for those to
@@ -154,7 +155,7 @@ class Guard:
         watches = path.startswith("/v1/streams/")
         if watches and self._watch_by_link:
             return Visitor(VIEWER, address)
-        identity = self.identify(target, headers)
+        identity = await self.identify(target, headers)
         if path == "/metrics" and not identity.is_admin():
             raise forbidden("metrics take the scope admin")
         if (upgrade or path == "/v1/stream") and not watches and not identity.may_speak():
@@ -203,7 +204,7 @@ class Guard:
             if origin not in self._origins and origin not in (f"http://{host}", f"https://{host}"):
                 raise forbidden("pages of this origin may not connect")
 
-    def identify(self, path: str, headers: Headers) -> Identity:
+    async def identify(self, path: str, headers: Headers) -> Identity:
         """Who sends a request.
 
         Args:
@@ -219,7 +220,7 @@ class Guard:
             return self._identify(shown)
         ticket = dict(parse_qsl(urlsplit(path).query)).get("ticket")
         if ticket is not None:
-            return self.tickets.take(ticket)
+            return await self.tickets.take(ticket)
         if self._anonymous:
             return ANYONE
         raise unauthorized("a key, a token or a ticket is needed")

@@ -22,6 +22,7 @@ from workers.access.guard import AccessLimits, Guard
 from workers.access.identity import AccessError
 from workers.access.keys import KeyRing, add_key
 from workers.access.tokens import LEEWAY, TokenVerifier
+from workers.ledger import Ledger
 
 START = {"type": "start", "partials": False}
 SPEECH = (START, b"hola.", b".", {"type": "stop"})
@@ -108,6 +109,19 @@ async def test_a_page_buys_tickets(ring, keys):
             assert await refused(f"{server.url}?ticket={ticket}") == 403
         assert (await fetch(server, "/v1/tickets", keys["watch"], "POST"))[0] == 403
         assert (await fetch(server, "/v1/tickets", None, "POST"))[0] == 401
+
+
+async def test_gateways_that_share_a_ledger_take_each_others_tickets_once(ring, keys):
+    ledger = Ledger()
+    async with (
+        running(guard=Guard(keys=ring), ledger=ledger) as first,
+        running(guard=Guard(keys=ring), ledger=ledger) as second,
+    ):
+        _, _, body = await fetch(first, "/v1/tickets", keys["both"], "POST")
+        query = f"?ticket={json.loads(body)['ticket']}"
+        async with client(second.url + query, *SPEECH) as speaker:
+            assert finals(await speaker.rest())
+        assert [await refused(server.url + query) for server in (first, second)] == [401, 401]
 
 
 async def test_a_tenant_sees_its_own_streams_alone(ring, keys):
@@ -197,7 +211,7 @@ async def test_a_connection_ends_when_its_token_does(tmp_path):
     verifier = TokenVerifier(tmp_path / "jwks.json", audience="surtitle", clock=lambda: moment[0])
     token = sign(exp=NOW - LEEWAY + 0.3)
     async with (
-        running(guard=Guard(tokens=verifier), clock=lambda: NOW) as server,
+        running(guard=Guard(tokens=verifier, clock=lambda: NOW)) as server,
         client(server.url, START, **bearer(token)) as speaker,
     ):
         await speaker.rest()
@@ -284,11 +298,11 @@ def test_only_proxies_that_are_known_are_believed():
     assert guard.address("10.2.2.2", Headers()) == "10.2.2.2"
 
 
-def test_two_things_shown_are_one_too_many(ring, keys):
+async def test_two_things_shown_are_one_too_many(ring, keys):
     twice = Headers([("Authorization", f"Bearer {keys['speak']}"), ("Authorization", "Bearer x")])
 
     with pytest.raises(AccessError, match="Authorization must be Bearer"):
-        Guard(keys=ring).identify("/v1/stream", twice)
+        await Guard(keys=ring).identify("/v1/stream", twice)
 
 
 async def test_nothing_that_was_shown_is_logged(ring, keys, caplog):

@@ -71,13 +71,14 @@ def test_other_machines_have_to_show_something(tmp_path):
 
 
 @pytest.mark.parametrize("by_link", [True, False])
-def test_watching_by_link_is_a_setting(tmp_path, by_link):
+async def test_watching_by_link_is_a_setting(tmp_path, by_link):
     add_key(tmp_path / "keys.json", "hall", ["speak"], time.time)
     tables = {"security": {"keys": str(tmp_path / "keys.json"), "watch_by_link": by_link}}
     guard = read_access(tables).guard("0.0.0.0", time.time)
 
     if by_link:
-        assert guard.admit("192.0.2.1", "/v1/streams/x.vtt", Headers(), upgrade=False).identity == VIEWER
+        visitor = await guard.admit("192.0.2.1", "/v1/streams/x.vtt", Headers(), upgrade=False)
+        assert visitor.identity == VIEWER
     else:
         with pytest.raises(AccessError, match="a key, a token or a ticket is needed"):
-            guard.admit("192.0.2.1", "/v1/streams/x.vtt", Headers(), upgrade=False)
+            await guard.admit("192.0.2.1", "/v1/streams/x.vtt", Headers(), upgrade=False)

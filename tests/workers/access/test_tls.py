@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import os
 import ssl
+from contextlib import suppress
 
 import pytest
 from cryptography import x509
@@ -14,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import connect
 
 from tests.workers.conftest import Client, running
+from workers import gateway
 from workers.access.tls import Certificate, CertificateError
 
 
@@ -71,6 +74,18 @@ async def test_a_renewed_certificate_is_for_those_who_come_after(tmp_path):
             assert (await speaker.rest())[-1]["type"] == "done"
 
     assert (name, later_name) == ("first", "second")
+
+
+async def test_who_takes_his_time_over_tls_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(gateway, "START_SECONDS", 0.3)
+    certificate = Certificate(*renew(tmp_path, "name"))
+    async with running(tls=certificate.context) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(server.address.split(":")[1]))
+        writer.write(b"\x16\x03\x01")  # a record's first bytes
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
 
 
 async def test_half_a_renewal_changes_nothing(tmp_path, caplog):
