@@ -54,6 +54,21 @@ class Machines:
         """Pull the plug: packets are lost, and nobody is told."""
         _ip("-n", self.switch, "link", "set", f"port{number}", "down")
 
+    def kill(self, number: int, title: str) -> None:
+        """End the process of a machine that goes by a title."""
+        done = subprocess.run(
+            ["ip", "netns", "pids", self.name(number)], capture_output=True, text=True, check=True
+        )
+        (pid,) = [pid for pid in done.stdout.split() if _title(pid).startswith(title)]
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def _title(pid: str) -> str:
+    try:
+        return Path("/proc", pid, "cmdline").read_text()
+    except FileNotFoundError:
+        return ""
+
 
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], capture_output=True, check=True)
