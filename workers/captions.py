@@ -27,7 +27,7 @@ class Captions:
     def __init__(self, console: Console, source: str) -> None:
         self._console = console
         self._source = source
-        # Newest text of the running utterance by language, the spoken one first.
+        # Newest text of the running utterance by target, the transcript's as "".
         self._running: dict[str, Text] = {}
         self._live = (
             Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
@@ -47,24 +47,26 @@ class Captions:
 
     def show(self, event: Event) -> None:
         """Show an event, as far as it is something to read."""
-        if isinstance(event, UtteranceText):
-            language = event.target if isinstance(event, events.Translation) else self._source
-            if event.final:
-                self._running.pop(language, None)
-                if event.stable:
-                    self._print(language, event)
-            else:
-                self._running[language] = _text(language, event)
-        elif isinstance(event, events.Error):
-            self._console.print(Text(f"{event.code}: {event.message}", style="red"))
-        else:
-            return
+        match event:
+            case events.Transcript():
+                self._show(event, "", _text(event.language or self._source, event))
+            case events.Translation():
+                self._show(event, event.target, _text(event.target, event))
+            case events.Error():
+                self._console.print(Text(f"{event.code}: {event.message}", style="red"))
+            case _:
+                return
         if self._live is not None:
             self._live.update(Text("\n").join(self._running.values()), refresh=True)
 
-    def _print(self, language: str, event: UtteranceText) -> None:
-        line = Text(f"{_clock(event.start)}  ", style="dim") if language == self._source else Text(" " * 9)
-        self._console.print(line + _text(language, event), soft_wrap=True)
+    def _show(self, event: UtteranceText, target: str, line: Text) -> None:
+        if not event.final:
+            self._running[target] = line
+            return
+        self._running.pop(target, None)
+        if event.stable:
+            time = "" if target else _clock(event.start)
+            self._console.print(Text(f"{time:<9}", style="dim") + line, soft_wrap=True)
 
 
 def _text(language: str, event: UtteranceText) -> Text:

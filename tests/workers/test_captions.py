@@ -21,8 +21,8 @@ def about(stable, tentative="", *, final=False, start=0.0):
     }
 
 
-def transcript(*text, **fields):
-    return events.Transcript(**about(*text, **fields))
+def transcript(*text, language=None, **fields):
+    return events.Transcript(**about(*text, **fields), language=language)
 
 
 def translation(*text, **fields):
@@ -41,16 +41,22 @@ EVENTS = [
 ]
 
 
-def shown(**options):
+def shown(received=EVENTS, source="es", **options):
     output = io.StringIO()
-    with Captions(Console(file=output, width=80, **options), "es") as captions:
-        for event in EVENTS:
+    with Captions(Console(file=output, width=80, **options), source) as captions:
+        for event in received:
             captions.show(event)
     return output.getvalue()
 
 
 def test_without_a_terminal_finals_are_printed_plainly():
     assert shown() == ("01:01.2  es  Buenos días.\n         en  Good day.\nbad_message: no\n")
+
+
+def test_a_detected_language_is_named():
+    said = [transcript("Hola", language="es", final=True), translation("Hello", final=True)]
+
+    assert shown(said, "auto") == "00:00.0  es  Hola\n         en  Hello\n"
 
 
 def test_on_a_terminal_the_running_utterance_is_shown():
