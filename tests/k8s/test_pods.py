@@ -121,6 +121,9 @@ class Pod:
                     (source / "surtitle.toml").write_text(self._config)
             place = f"$root{mount['mountPath']}"
             yield f"mkdir -p {place} && mount --bind {source} {place}"
+        if IMAGE is None and any(ROOT.is_relative_to(mount["mountPath"]) for mount in mounts):
+            # A volume hides what is to run.
+            yield f"mkdir -p $root{ROOT} && mount --bind {ROOT} $root{ROOT}"
 
 
 def _ray_start(group, *first):

@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 import torch
 
+from pipeline.gemma.quick import QuickPasses
 from workers.loading import load_decoder, load_encoder
 
 GREEDY = "en"
@@ -32,12 +33,13 @@ def scarce_decoder(checkpoint, room):
         return whole(widths, pieces)
 
     model._pass = remember
-    # At the end of a pass, where the most is at stake: all keys and values have been written.
-    _limit(
-        model.language_model,
-        "logits",
-        lambda *_: len(in_pass) > room or any(cache in greedy for cache in in_pass),
-    )
+
+    def too_much(*_):
+        return len(in_pass) > room or any(cache in greedy for cache in in_pass)
+
+    # The one at the end of a pass, where the most is at stake: all keys and values have been written.
+    _limit(model.language_model, "logits", too_much)
+    _limit(QuickPasses, "logits", too_much)
 
     def open_stream(config):
         stream = loaded.open_stream(config)
