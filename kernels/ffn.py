@@ -14,14 +14,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.rows import SUMS, dot
+
 _Array = NDArray[np.float32]
 
 _SQRT_2_OVER_PI = np.float32(math.sqrt(2 / math.pi))
 _CUBIC = np.float32(0.044715)
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
-
-# Sums may be taken in any order, which is what makes vector instructions of them; NaN and infinity stay.
-_SUMS = {"reassoc", "contract", "nsz"}
 
 
 def sparse_feed_forward(x: _Array, gate: _Array, up: _Array, down: _Array, *, z: float, out: _Array) -> None:
@@ -61,38 +60,43 @@ def _check(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
         )
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def _dot(a: _Array, b: _Array) -> np.float32:
-    total = np.float32(0.0)
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
+def gelu(a: np.float32) -> np.float32:
+    """The tanh approximation of a number's gelu."""
+    return _HALF * a * (_ONE + np.float32(math.tanh(_SQRT_2_OVER_PI * (a + _CUBIC * a * a * a))))
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
+def threshold(gates: _Array, z: float) -> np.float32:
+    """The mean of a position's gates, [width], plus ``z`` of their population standard deviations."""
+    width = len(gates)
+    mean = 0.0
+    for j in range(width):
+        mean += gates[j]
+    mean /= width
+    variance = 0.0
+    for j in range(width):
+        variance += (gates[j] - mean) ** 2
+    return np.float32(mean + math.sqrt(variance / width) * z)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _passed(x: _Array, gate: _Array, z: np.float32) -> _Array:
     """How far each gate is above its position's threshold, [n, width]."""
     count, width = x.shape[0], gate.shape[0]
     gates = np.empty((count, width), np.float32)
     for j in range(width):
         for n in range(count):
-            gates[n, j] = _dot(gate[j], x[n])
+            gates[n, j] = dot(gate[j], x[n])
     for n in range(count):
         row = gates[n]
-        mean = 0.0
-        for j in range(width):
-            mean += row[j]
-        mean /= width
-        variance = 0.0
-        for j in range(width):
-            variance += (row[j] - mean) ** 2
-        cut = np.float32(mean + math.sqrt(variance / width) * z)
+        cut = threshold(row, z)
         for j in range(width):
             row[j] -= cut
     return gates
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _gather(x: _Array, passed: _Array, up: _Array, down: _Array, out: _Array) -> None:
     """Add up what the units that pass contribute."""
     for n in range(x.shape[0]):
@@ -102,8 +106,7 @@ def _gather(x: _Array, passed: _Array, up: _Array, down: _Array, out: _Array) ->
             a = passed[n, j]
             if a <= np.float32(0.0):  # NaN is not, and goes where it would in a dense product
                 continue
-            inner = _SQRT_2_OVER_PI * (a + _CUBIC * a * a * a)
-            factor = _HALF * a * (_ONE + np.float32(math.tanh(inner))) * _dot(up[j], x[n])
+            factor = gelu(a) * dot(up[j], x[n])
             row, into = down[j], out[n]
             for i in range(len(row)):
                 into[i] += row[i] * factor

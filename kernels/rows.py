@@ -1,6 +1,7 @@
 """Products and norms of a few rows, for kernels that put a whole layer into one function on one thread.
 
-Numba keeps those compiled, and does not see when this file changes: remove ``__pycache__`` then.
+Numba keeps those compiled, and does not see when this file or what they call of :mod:`kernels.ffn` changes:
+remove ``__pycache__`` then.
 """
 
 from __future__ import annotations

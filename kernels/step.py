@@ -16,14 +16,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.ffn import gelu, threshold
 from kernels.rows import SUMS, dot, multiply, norm, scale_of
 
 _Array = NDArray[np.float32]
 _Ints = NDArray[np.int64]
 
-_SQRT_2_OVER_PI = np.float32(math.sqrt(2 / math.pi))
-_CUBIC = np.float32(0.044715)
-_HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
+_ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 _SQRT_HALF = np.float32(math.sqrt(0.5))
 
 
@@ -128,11 +127,6 @@ class Places(NamedTuple):
 
 
 @numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
-def _gelu(a: np.float32) -> np.float32:
-    return _HALF * a * (_ONE + np.float32(math.tanh(_SQRT_2_OVER_PI * (a + _CUBIC * a * a * a))))
-
-
-@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _modalities(x: _Array, w: Layer) -> _Array:
     routed: _Array = multiply(norm(x, w.router_norm, w.shape.eps), w.router, w.router.shape[0])
     for n in range(routed.shape[0]):
@@ -227,14 +221,7 @@ def _feed(x: _Array, w: Layer) -> _Array:
     if shape.sparse:
         for n in range(x.shape[0]):
             row = units[n]
-            mean = 0.0
-            for j in range(width):
-                mean += row[j]
-            mean /= width
-            variance = 0.0
-            for j in range(width):
-                variance += (row[j] - mean) ** 2
-            cut = np.float32(mean + math.sqrt(variance / width) * shape.z)
+            cut = threshold(row, shape.z)
             for j in range(width):
                 # NaN is not below, and goes where it would in a dense product.
                 row[j] = _ZERO if row[j] <= cut else row[j] - cut
@@ -242,12 +229,12 @@ def _feed(x: _Array, w: Layer) -> _Array:
             row = w.up[j]
             for n in range(x.shape[0]):
                 if units[n, j] != _ZERO:
-                    units[n, j] = _gelu(units[n, j]) * dot(row, x[n])
+                    units[n, j] = gelu(units[n, j]) * dot(row, x[n])
     else:
         up = multiply(x, w.up, width)
         for n in range(x.shape[0]):
             for j in range(width):
-                units[n, j] = _gelu(units[n, j]) * up[n, j]
+                units[n, j] = gelu(units[n, j]) * up[n, j]
     if not shape.by_unit:
         dense: _Array = multiply(units, w.down, x.shape[1])
         return dense
@@ -305,7 +292,7 @@ def layer_step(streams: _Array, per_layer: _Array, kv: _Array, places: Places, w
     gated = multiply(scaled, w.per_layer_gate, w.per_layer_gate.shape[0])
     for n in range(gated.shape[0]):
         for i in range(gated.shape[1]):
-            gated[n, i] = _gelu(gated[n, i]) * per_layer[n, i]
+            gated[n, i] = gelu(gated[n, i]) * per_layer[n, i]
     update = norm(multiply(gated, w.per_layer_projection, x.shape[1]), w.update_norm, eps)
     # Every stream but the first, whichever is active, receives the per-layer input.
     for stream in range(1, streams.shape[0]):

@@ -11,6 +11,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "of-this-test-alone" * 2,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_worker_prestart": "0",
+    "PYTHONUNBUFFERED": "1",
+}
+"""Variables of every process of a Ray on machines."""
+
 
 class Machines:
     """Namespaces on one switch, by number from 1 up; machine n has the address 10.77.0.n.

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.k8s.conftest import ROOT
-from tests.k8s.machines import line_with, process
+from tests.k8s.machines import ENVIRONMENT, line_with, process
 
 PORT, REDIS_PORT = 8765, 6400
 HEAD = "surtitle-head-svc"
@@ -101,17 +100,7 @@ def _names(machines):
 async def test_streams_outlive_the_head_and_workers_can_be_replaced_once_it_is_back(
     machines, names, short_path
 ):
-    shared = {
-        "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "of-this-test-alone" * 2,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_task_events_report_interval_ms": "0",
-        "RAY_enable_worker_prestart": "0",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
-        "PYTHONUNBUFFERED": "1",
-        "HOME": short_path,
-    }
+    shared = {**ENVIRONMENT, "RAY_gcs_rpc_server_reconnect_timeout_s": "600", "HOME": short_path}
     # As KubeRay sets them.
     state = {
         "RAY_REDIS_ADDRESS": f"{machines.address(4)}:{REDIS_PORT}",

@@ -9,8 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.k8s.conftest import ROOT
-from tests.k8s.machines import Machines, line_with, process
+from tests.k8s.machines import ENVIRONMENT, Machines, line_with, process
 
 STREAMS = 4
 PORT = 8765
@@ -88,16 +87,7 @@ print(ray.get(ray.remote(lambda: "free").options(num_cpus=0, resources=places).r
 
 async def test_streams_go_on_when_a_machine_is_cut_off(machines, short_path, tmp_path):
     ray = str(Path(sys.executable).with_name("ray"))
-    shared = {
-        "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "of-this-test-alone" * 2,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_task_events_report_interval_ms": "0",
-        "RAY_enable_worker_prestart": "0",
-        "PYTHONUNBUFFERED": "1",
-        "HOME": str(tmp_path),
-    }
+    shared = {**ENVIRONMENT, "HOME": str(tmp_path)}
     head = f"{machines.address(1)}:6379"
 
     def node(number, *arguments):
