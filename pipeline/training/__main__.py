@@ -15,7 +15,7 @@ import tokenizers
 import torch
 
 from pipeline.config import SAMPLE_RATE, ModelConfig
-from pipeline.gemma.prompt import LANGUAGES, Prompt
+from pipeline.gemma.prompt import LANGUAGES, Prompt, PromptTemplate
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.training import engines, text, vocabulary
 from pipeline.training import recipe as recipes
@@ -180,14 +180,14 @@ def _train(
             print(line, flush=True)
 
     torch.manual_seed(options.seed)
-    if options.resume:
+    if options.resume and PromptTemplate.from_pretrained(options.resume).languages == recipe.languages:
         tokenizer = tokenizers.Tokenizer.from_file(str(options.resume / "tokenizer.json"))
     else:
         made = replicas.shared(lambda: vocabulary.train(tokenizer_texts(pairs), recipe.text_tokens).to_str())
         tokenizer = tokenizers.Tokenizer.from_str(made)
     learner, raw, prompt = build(recipe, tokenizer)
     if options.resume:
-        resume(learner, options.resume)
+        resume(learner, options.resume, tokenizer)
         recipe = recipes.resumed(recipe)
     if options.compile:
         # On a GPU graphs take the place of most of it, and a start takes seconds and not minutes.

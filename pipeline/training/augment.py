@@ -176,13 +176,17 @@ def _noise(dice: _Dice, wave: Tensor, frequency: Tensor, size: int) -> Tensor:
     with_tones = torch.zeros(len(wave), 1, dtype=torch.bool, device=dice.device)
     with_tones[rows] = True
     tones = torch.zeros_like(wave)
+    # Partials of one pitch are an instrument or a voice without words, others a chord over a hum.
+    harmonic, root = dice.some(0.4), dice.uniform(80, 700)
     for partial in range(1, 5):
-        pitch = dice.uniform(48, 62) if partial == 1 else dice.uniform(100, 1500)
+        apart = dice.uniform(48, 62) if partial == 1 else dice.uniform(100, 1500)
+        pitch = torch.where(harmonic, partial * root, apart)
         depth, beat, level = dice.uniform(0, 0.5), dice.uniform(0.2, 5), dice.uniform(0, 1)
         wobble = depth[rows] * torch.sin(2 * math.pi * beat[rows] * time)
         tones[rows] += level[rows] * torch.sin(2 * math.pi * pitch[rows] * time + 6 * wobble)
-    phase = 2 * math.pi * dice.uniform(0.1, 3) * time + dice.uniform(0, 6.28)
-    swell = (torch.sin(phase) * 0.5 + 0.6).clamp(0)
+    # From a slow swell to the pace of laughter and applause, whose bursts are short.
+    phase = 2 * math.pi * dice.uniform(0.1, 8) * time + dice.uniform(0, 6.28)
+    swell = (torch.sin(phase) * 0.5 + 0.6).clamp(0) ** dice.uniform(1, 4)
     babble = wave.roll(1, 0) + wave.roll(2, 0).roll(samples // 3, 1) + wave.roll(3, 0).flip(0)
 
     noise = _unit(coloured) * torch.where(dice.some(0.3), swell, 1.0)

@@ -208,7 +208,9 @@ class Batcher:
         told = bool(bucket.samples and self._told) and self._random.random() < self._told
         rows: list[tuple[_Example, list[int], list[int]]] = []
         shortest = self.buckets[index - 1].samples * 2 // 3 if index else 0
-        while len(rows) < bucket.size:
+        # What was said before takes more positions than most examples themselves.
+        size = -(-bucket.size // 2) if told else bucket.size
+        while len(rows) < size:
             example = self._example(bucket, shortest)
             if example and told:
                 example.before = self._said_before(example)
@@ -225,7 +227,7 @@ class Batcher:
             sentence, target, translation = pair.turned(language)
             return _Example(0, [], language, target, sentence, translation)
         draw = self._random.random()
-        if draw < 0.03:
+        if draw < 0.04:
             seconds = self._random.uniform(0.3, bucket.seconds)
             language = self._random.choice(self._languages)
             target = self._some_language() if language == ENGLISH else ENGLISH

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from pipeline.config import ModelConfig
 from pipeline.gemma.prompt import PromptTemplate
+from pipeline.training import vocabulary
 from pipeline.training.learner import Learner
 
 _PREFIXES = {
@@ -91,13 +92,26 @@ def export(
     save_file(tensors(learner, raw), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def resume(learner: Learner, folder: Path) -> None:
+def resume(learner: Learner, folder: Path, tokenizer: Tokenizer) -> None:
     """Start ``learner`` from an exported checkpoint; the head of the auxiliary loss, not exported, stays new.
+
+    A token that the checkpoint's vocabulary lacks starts as the mean of those that it has for its text.
+
+    Args:
+        learner: to be changed in place.
+        folder: the checkpoint's.
+        tokenizer: the learner's.
 
     Raises:
         RuntimeError: the checkpoint is of another shape.
     """
     exported = load_file(folder / "model.safetensors")
+    rows = vocabulary.carried_over(Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer)
+    for table in ("embed_tokens", "embed_tokens_per_layer"):
+        name = f"{_PREFIXES['language_model']}.{table}.weight"
+        had = exported[name].float()
+        count = len(getattr(learner.language_model, table).weight)
+        exported[name] = torch.stack([had[ids].mean(0) for ids in rows[:count]])
     for part, prefix in _PREFIXES.items():
         own = {
             name.removeprefix(f"{prefix}."): value.float()

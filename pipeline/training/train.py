@@ -149,7 +149,7 @@ def train(
             bucket = recipe.buckets[index]
             mel = heard(pool.buffer, batch, bucket, banks, generator)
             widths = half if chooser.random() < recipe.half_share else None
-            places = bucket.size * bucket.answer if device.type == "cuda" else None
+            places = len(batch.samples) * bucket.answer if device.type == "cuda" else None
             there = DeviceBatch.of(batch, device, places)
             # A shape that is rarely drawn is not worth compiling for.
             stance = "default" if bucket.share >= COMPILED_SHARE else "force_eager"

@@ -74,6 +74,24 @@ def train(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
+def carried_over(old: Tokenizer, new: Tokenizer) -> list[list[int]]:
+    """Which of the old tokens stand for each of the new ones: itself, or those that spell it.
+
+    Args:
+        old: from :func:`train`, for other texts or another size.
+        new: the same.
+
+    Returns:
+        Ids of ``old`` by the ids of ``new``, at least one each.
+    """
+    known = old.get_vocab(with_added_tokens=True)
+    rows: list[list[int]] = [[] for _ in range(new.get_vocab_size(with_added_tokens=True))]
+    for token, id_ in new.get_vocab(with_added_tokens=True).items():
+        spelled = [known[token]] if token in known else old.encode(token, add_special_tokens=False).ids
+        rows[id_] = spelled or [known[UNKNOWN]]
+    return rows
+
+
 def _with_plain_text(tokenizer: Tokenizer, plain: set[str], kept: set[str]) -> Tokenizer:
     """Undo the trainer's marking of ``plain`` as special; ``kept`` stay whole tokens when text is read."""
     raw = json.loads(tokenizer.to_str())

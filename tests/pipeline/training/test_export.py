@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from pipeline import Gemma3n
 from pipeline.audio.mel import log_mel
 from pipeline.config import ModelConfig
+from pipeline.training import vocabulary
+from pipeline.training.__main__ import build
 from pipeline.training.batches import soft_tokens
 from pipeline.training.export import export, resume
 from pipeline.training.learner import DeviceBatch, Learner
@@ -142,7 +145,7 @@ def test_training_resumes_where_it_was_exported(built, learner, folder):
     with torch.random.fork_rng():
         again = Learner(ModelConfig.from_dict(built.raw), letters=50)
     characters = again.characters.weight.detach().clone()
-    resume(again, folder)
+    resume(again, folder, built.tokenizer)
     own = dict(again.named_parameters())
 
     for name, parameter in learner.named_parameters():
@@ -152,13 +155,39 @@ def test_training_resumes_where_it_was_exported(built, learner, folder):
     torch.testing.assert_close(again.characters.weight.detach(), characters)
 
 
+def test_training_goes_on_with_another_vocabulary(built, learner, folder):
+    """A token that is new starts as the mean of those that spelled it; all else stays."""
+    recipe = dataclasses.replace(RECIPE, text_tokens=300)
+    tokenizer = vocabulary.train([" los acantilados del señor y el aguacero"] * 60, recipe.text_tokens)
+    with torch.random.fork_rng():
+        again, _, _ = build(recipe, tokenizer)
+    resume(again, folder, tokenizer)
+
+    old, tokens = built.tokenizer, tokenizer.get_vocab(with_added_tokens=True)
+    new = [token for token in tokens if old.token_to_id(token) is None]
+    assert new
+    for table in ("embed_tokens", "embed_tokens_per_layer"):
+        had, has = (getattr(one.language_model, table).weight.detach() for one in (learner, again))
+        for token in (*new, "<bos>", "<0x41>", "\n"):
+            if tokens[token] < len(has):
+                spelled = (
+                    old.encode(token, add_special_tokens=False).ids
+                    if token in new
+                    else [old.token_to_id(token)]
+                )
+                torch.testing.assert_close(has[tokens[token]], had[spelled].mean(0), atol=0, rtol=0)
+    torch.testing.assert_close(
+        again.language_model.norm.weight.detach(), learner.language_model.norm.weight, atol=0, rtol=0
+    )
+
+
 def test_a_checkpoint_of_another_shape_is_refused(built, folder):
     raw = copy.deepcopy(built.raw)
     raw["text_config"]["laurel_rank"] //= 2
     with torch.random.fork_rng():
         other = Learner(ModelConfig.from_dict(raw), letters=50)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        resume(other, folder)
+        resume(other, folder, built.tokenizer)
 
 
 def test_exporting_again_replaces_the_files(built, learner, folder):

@@ -56,3 +56,19 @@ def test_frequent_words_are_single_tokens(tokenizer):
 def test_too_little_text_is_an_error():
     with pytest.raises(ValueError, match=r"the text holds only \d+ of 5000 tokens"):
         vocabulary.train(["one", "two"], 5000)
+
+
+def test_another_vocabulary_takes_over_what_it_shares_and_spells_the_rest(built):
+    old = built.tokenizer
+    new = vocabulary.train([" aguacero y los acantilados del señor"] * 50 + [" the river"] * 20, 300)
+    rows = vocabulary.carried_over(old, new)
+
+    assert len(rows) == new.get_vocab_size(with_added_tokens=True)
+    shared = 0
+    for token, id_ in new.get_vocab(with_added_tokens=True).items():
+        if token in old.get_vocab(with_added_tokens=True):
+            assert rows[id_] == [old.token_to_id(token)]
+            shared += 1
+        else:
+            assert "".join(old.id_to_token(part) for part in rows[id_]) == token
+    assert 270 < shared < len(rows)
