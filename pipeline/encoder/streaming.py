@@ -11,41 +11,70 @@ needs the mel frames up to ``16 k + 6``, which is the first ``2560 k + 1472`` sa
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from pipeline.batching import in_parts
+from pipeline.encoder.bank import Bank, Row, stacked, tensors
 from pipeline.encoder.conformer import AudioEncoder, BlockState
 from pipeline.encoder.quick import QuickBlocks, suits
 from pipeline.encoder.subsample import ConvState
 
 
 @dataclass
-class EncoderState:
-    """Everything that the encoder remembers of one stream.
+class Memory:
+    """What the encoder remembers of streams that are alike.
 
     Attributes:
         stem: state of the two convolution blocks.
         blocks: state of each conformer block.
-        frames: conformer frames so far; decides which frames the reduction keeps.
     """
 
     stem: tuple[ConvState, ConvState]
     blocks: list[BlockState]
+
+
+@dataclass(eq=False)
+class EncoderState:
+    """Everything that the encoder remembers of one stream.
+
+    Attributes:
+        own: its memory; None while that is in a bank.
+        frames: conformer frames so far; decides which frames the reduction keeps.
+        row: where in a bank it is.
+    """
+
+    own: Memory | None
     frames: int = 0
+    row: Row | None = None
+
+    def read(self) -> Memory:
+        """Its memory, or a copy if that is in a bank."""
+        if self.own is not None:
+            return self.own
+        assert self.row is not None
+        memory: Memory = self.row.bank.read([self.row])
+        return memory
+
+    def keep(self, memory: Memory) -> None:
+        """Have it hold this memory itself."""
+        self.own, self.row = memory, None
 
     def clone(self) -> Self:
         """An independent copy, from which the stream can go on in another way."""
-        return copy.deepcopy(self)
+        return type(self)(copy.deepcopy(self.read()), self.frames)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, with whatever storage they keep alive."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in _tensors(self))
+        if self.row is not None:
+            return self.row.bank.row_bytes
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors(self.own))
 
 
 class StreamingEncoder:
@@ -68,19 +97,25 @@ class StreamingEncoder:
             block.attention.attn.relative_position_embedding().contiguous() for block in encoder.blocks
         ]
         self.quick = QuickBlocks(encoder, self.positions) if suits(encoder, 0) else None
+        # Where the memory of streams is between their steps, by its shapes.
+        self._banks: dict[tuple[torch.Size, ...], Bank[Memory]] = {}
+        self._lock = Lock()
 
     def initial_state(self) -> EncoderState:
         """State of a stream before its first frame."""
         return EncoderState(
-            stem=self.encoder.subsample_conv_projection.initial_state(),
-            blocks=[block.initial_state() for block in self.encoder.blocks],
+            Memory(
+                self.encoder.subsample_conv_projection.initial_state(),
+                [block.initial_state() for block in self.encoder.blocks],
+            )
         )
 
     def reset(self, state: EncoderState) -> None:
         """Make ``state`` that of a new stream."""
-        fresh = self.initial_state()
-        state.stem, state.blocks, state.frames = fresh.stem, fresh.blocks, fresh.frames
+        state.keep(self.initial_state().read())
+        state.frames = 0
 
+    @torch.inference_mode()
     def push(self, state: EncoderState, mel: Tensor) -> Tensor:
         """Continue a stream.
 
@@ -94,8 +129,9 @@ class StreamingEncoder:
         Raises:
             ValueError: ``mel`` has another shape.
         """
-        return self._step(state, mel[None], last=False)[0]
+        return self._push_alone(state, mel, last=False)
 
+    @torch.inference_mode()
     def push_many(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> list[Tensor | Exception]:
         """Continue many streams, in one batch those that are alike.
 
@@ -124,19 +160,55 @@ class StreamingEncoder:
             encodings.update(zip(members, encoded, strict=True))
         return [encodings[at] for at in range(len(mels))]
 
+    def _push_alone(self, state: EncoderState, mel: Tensor, *, last: bool) -> Tensor:
+        memory = state.read()
+        encoded, frames = self._step(memory, mel[None], state.frames, last=last)
+        state.keep(memory)
+        state.frames += frames
+        return encoded[0]
+
     def _push_alike(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> Sequence[Tensor]:
-        together = _stack(states)
-        encoded = self._step(together, torch.stack(list(mels)), last=False)
-        _unstack(together, states)
+        memory = self._gather(states)
+        # What the number of frames decides is the same for all of them.
+        encoded, frames = self._step(memory, torch.stack(list(mels)), states[0].frames, last=False)
+        self._put_back(states, memory)
+        for state in states:
+            state.frames += frames
         return encoded.unbind()
+
+    def _gather(self, states: Sequence[EncoderState]) -> Memory:
+        """One memory of streams that are alike."""
+        rows = [state.row for state in states if state.row is not None]
+        with self._lock:
+            if len(rows) == len(states) and all(row.bank is rows[0].bank for row in rows):
+                memory: Memory = rows[0].bank.read(rows)
+                return memory
+            return stacked([state.read() for state in states])
+
+    def _put_back(self, states: Sequence[EncoderState], memory: Memory) -> None:
+        """Have each stream's part of a memory in a bank."""
+        with self._lock:
+            shapes = tuple(tensor.shape[1:] for tensor in tensors(memory))
+            bank = self._banks.get(shapes)
+            if bank is None:
+                bank = self._banks[shapes] = Bank(memory)
+            there = [state.row if state.row and state.row.bank is bank else None for state in states]
+            new = iter(bank.take(there.count(None)))
+            rows = [row or next(new) for row in there]
+            bank.write(rows, memory)
+            for state, row in zip(states, rows, strict=True):
+                state.own, state.row = None, row
 
     def _phase(self, state: EncoderState) -> tuple[object, ...]:
         """What of a stream decides the shapes of its next step, and which keys exist."""
         config = self.encoder.config
         past = min(state.frames, config.conf_attention_context_left)
-        tails = tuple(conv.tail.shape[2] for conv in state.stem)
-        return (*tails, past, state.frames % config.conf_reduction_factor)
+        place: object = state.row and state.row.bank
+        if state.own is not None:
+            place = tuple(conv.tail.shape[2] for conv in state.own.stem)
+        return (place, past, state.frames % config.conf_reduction_factor)
 
+    @torch.inference_mode()
     def flush(self, state: EncoderState) -> Tensor:
         """End a stream as the whole-sequence form ends a clip, and reset its state.
 
@@ -146,82 +218,24 @@ class StreamingEncoder:
         Returns:
             The remaining soft encodings, [n, hidden] with n <= 1 as published.
         """
-        tail = self._step(state, torch.zeros(1, 0, self.encoder.config.input_feat_size), last=True)
+        tail = self._push_alone(state, torch.zeros(0, self.encoder.config.input_feat_size), last=True)
         self.reset(state)
-        return tail[0]
+        return tail
 
-    @torch.no_grad()
-    def _step(self, state: EncoderState, mel: Tensor, *, last: bool) -> Tensor:
+    def _step(self, memory: Memory, mel: Tensor, seen: int, *, last: bool) -> tuple[Tensor, int]:
+        """Soft encodings and the number of conformer frames; advances the memory."""
         bins = self.encoder.config.input_feat_size
         if mel.ndim != 3 or mel.shape[2] != bins:
             raise ValueError(f"mel must have the shape [frames, {bins}], got {list(mel.shape[1:])}")
         stem = self.encoder.subsample_conv_projection
-        x = stem.step(mel.to(stem.input_proj_linear.weight.device), state.stem, last=last)
-        seen, frames = state.frames, x.shape[1]
+        x = stem.step(mel.to(stem.input_proj_linear.weight.device), memory.stem, last=last)
+        frames = x.shape[1]
         if self.quick and frames and suits(self.encoder, x.shape[0] * frames):
-            x = self.quick(x, state.blocks, seen)
+            x = self.quick(x, memory.blocks, seen)
         elif frames:
             mask = self.encoder.window_mask(frames, seen)
-            for block, memory, positions in zip(
-                self.encoder.blocks, state.blocks, self.positions, strict=True
+            for block, state, positions in zip(
+                self.encoder.blocks, memory.blocks, self.positions, strict=True
             ):
-                x = block(x, mask, memory, positions)
-        state.frames += frames
-        return self.encoder.reduce(x, seen)
-
-
-def _stack(states: Sequence[Any]) -> Any:
-    """One state of a batch from those of streams that are alike."""
-    first = states[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(states))
-    if is_dataclass(first) and not isinstance(first, type):
-        names = [field.name for field in fields(first)]
-        return replace(first, **{name: _stack([getattr(state, name) for state in states]) for name in names})
-    if isinstance(first, (tuple, list)):
-        return type(first)(_stack(items) for items in zip(*states, strict=True))
-    return first
-
-
-def _unstack(together: EncoderState, states: Sequence[EncoderState]) -> None:
-    """Give each stream of a batch its own state, without the storage of the others."""
-    new = [torch.split(tensor, 1) for tensor in _tensors(together)]
-    old = [list(_tensors(state)) for state in states]
-    if all(tensor.shape == rows[0].shape for tensor, rows in zip(old[0], new, strict=True)):
-        # In place and all of one type at once: on a GPU a copy of each would cost more than the encoder.
-        copies: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
-        for at, tensors in enumerate(old):
-            for tensor, rows in zip(tensors, new, strict=True):
-                into, source = copies.setdefault(tensor.dtype, ([], []))
-                into.append(tensor)
-                source.append(rows[at])
-        for into, source in copies.values():
-            torch._foreach_copy_(into, source)
-    else:
-        for at, state in enumerate(states):
-            own = iter([rows[at].clone() for rows in new])
-            state.stem, state.blocks = _refilled(state.stem, own), _refilled(state.blocks, own)
-    for state in states:
-        state.frames = together.frames
-
-
-def _refilled(state: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same structure with other tensors."""
-    if isinstance(state, Tensor):
-        return next(tensors)
-    if is_dataclass(state) and not isinstance(state, type):
-        return replace(state, **{f.name: _refilled(getattr(state, f.name), tensors) for f in fields(state)})
-    if isinstance(state, (tuple, list)):
-        return type(state)(_refilled(item, tensors) for item in state)
-    return state
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    if isinstance(state, Tensor):
-        yield state
-    elif is_dataclass(state):
-        for field in fields(state):
-            yield from _tensors(getattr(state, field.name))
-    elif isinstance(state, (tuple, list)):
-        for item in state:
-            yield from _tensors(item)
+                x = block(x, mask, state, positions)
+        return self.encoder.reduce(x, seen), frames

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from pipeline.config import AudioConfig
+from pipeline.encoder.bank import stacked
 from pipeline.encoder.conformer import AudioEncoder
 from pipeline.encoder.quick import MOST_FRAMES, MOST_HIDDEN, QuickBlocks, suits
-from pipeline.encoder.streaming import StreamingEncoder, _stack
+from pipeline.encoder.streaming import StreamingEncoder
 
 
 @torch.inference_mode()
@@ -26,8 +27,8 @@ def test_quick_steps_are_those_of_the_blocks(
     streaming = StreamingEncoder(encoder)
     quick = QuickBlocks(encoder, streaming.positions)
     streams = rng.randint(1, 3)
-    own = [_stack([block.initial_state() for _ in range(streams)]) for block in encoder.blocks]
-    twins = [_stack([block.initial_state() for _ in range(streams)]) for block in encoder.blocks]
+    own = [stacked([block.initial_state() for _ in range(streams)]) for block in encoder.blocks]
+    twins = [stacked([block.initial_state() for _ in range(streams)]) for block in encoder.blocks]
     seen = 0
     for number in range(12):
         x = torch.randn(streams, rng.randint(1, 12), options["hidden_size"])

@@ -208,7 +208,9 @@ def test_streams_in_step_are_computed_in_one_pass(
     batches = []
     step = streaming._step
     monkeypatch.setattr(
-        streaming, "_step", lambda state, mel, **last: batches.append(len(mel)) or step(state, mel, **last)
+        streaming,
+        "_step",
+        lambda memory, mel, *rest, **last: batches.append(len(mel)) or step(memory, mel, *rest, **last),
     )
     states = [streaming.initial_state() for _ in range(4)]
     for at, state in enumerate(states):
