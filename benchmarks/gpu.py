@@ -17,7 +17,7 @@ from pipeline.audio_stream import Piece
 from pipeline.gemma.cache import KVPool
 from pipeline.gemma.greedy import Segment
 from pipeline.model import Gemma3n
-from pipeline.speech import SpeechEnded, SpeechEvent, SpeechHeard, SpeechStarted
+from pipeline.speech import SpeechEnded, SpeechEvent, SpeechHeard, SpeechPaused, SpeechStarted
 from pipeline.translation import TOKEN_SECONDS
 from pipeline.wire.events import Event, Translation
 
@@ -154,6 +154,7 @@ def generate_seconds(model: Gemma3n, reference: nn.Module) -> float:
 def ingest_seconds(model: Gemma3n) -> float:
     """Seconds for one second of audio of as many streams: encoder, embedder, layers that own KV."""
     encoder = model.ears.encoder
+    model.ears.prepare(BATCH)
     stride, first = encoder.encoder.token_stride, encoder.encoder.first_frames
     bins = model.config.audio.input_feat_size
     random = np.random.default_rng(0)
@@ -254,6 +255,7 @@ class ScriptedTranslator:
         self._utterance = -1
         self._start = 0.0
         self._heard = self._said = self._translated = 0
+        self._ahead = False
         self._pending: list[torch.Tensor] = []
 
     def steps(self, event: SpeechEvent) -> Generator[Segment, list[int], list[Event]]:
@@ -264,18 +266,35 @@ class ScriptedTranslator:
             self._cache = self._model.new_cache(self._pool, 1024)
             self._before = _ids(self._model, INSTRUCTION)
             self._pending = []
+            self._ahead = False
         elif isinstance(event, SpeechHeard):
+            self._ahead = False
             for token in torch.from_numpy(event.tokens).split(1):
                 self._pending.append(token)
                 self._heard += 1
                 if len(self._pending) == INTERVAL:
                     yield from self._hypothesis()
+        elif isinstance(event, SpeechPaused):
+            yield from self._ahead_of_end(torch.from_numpy(event.tokens))
         elif isinstance(event, SpeechEnded):
-            yield from self._hypothesis()
+            if not self._ahead:
+                yield from self._hypothesis()
             about = {"utterance": self._utterance, "start": self._start, "end": event.time - event.margin}
             final = {"target": "en", "stable": "", "tentative": "", "final": True}
             return [Translation(audio_time=event.audio_time, **about, **final)]
         return []
+
+    def _ahead_of_end(self, tokens: torch.Tensor) -> Generator[Segment, list[int], None]:
+        """What the utterance would end with, on a branch: if it goes on, nothing has happened."""
+        cache, before, pending = self._cache, self._before, self._pending
+        counts = self._heard, self._said, self._translated
+        self._cache = cache.fork()
+        self._pending = [*pending, *tokens.split(1)] if len(tokens) else pending
+        self._heard += len(tokens)
+        yield from self._hypothesis()
+        self._cache, self._before, self._pending = cache, before, pending
+        self._heard, self._said, self._translated = counts
+        self._ahead = True
 
     def _hypothesis(self) -> Generator[Segment, list[int], None]:
         soft = [self._model.config.audio_token_id] * len(self._pending)

@@ -20,7 +20,8 @@ streams. With ``--fuse`` the decoder's layers are compiled (:meth:`pipeline.gemm
 steps are measured before that too. Streams are those of the CPU but for the text: utterances are where the
 gate finds them in the same speech, each of their soft tokens brings as many tokens of text as the held-out
 sentences have for the time that speaking them takes, and of the last hypothesis all but a few tokens are
-found to be right.
+found to be right. What the gate lets through and its log-mel frames are prepared before the clock starts, for
+hundreds of streams take several cores for that; ``front_end_ms`` is what a stream takes of one.
 
 Prints tables and, as its last line, one JSON object: ``streams_per_core``, ``p95_final_s`` (at that number)
 and ``runs``; with ``--device cuda`` ``streams`` in place of the first, ``decode_vs_transformers``,
@@ -35,7 +36,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import gpu
+from benchmarks.listening import Heard, Listener, front_end_ms, listen
 from benchmarks.models import NANO, published
 from pipeline.audio.files import read_audio
 from pipeline.batching import Batch
 from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.gemma.cache import KVPool
+from pipeline.gemma.steps import FixedSteps
 from pipeline.model import Gemma3n
 from pipeline.speech import SpeechEncoder, SpeechEvent
 from pipeline.translation import SpeechTranslator
@@ -71,6 +74,9 @@ SPEECH = 0.6
 POSITIONS = 700
 """Room for a stream's keys and values to begin with; more is made when needed."""
 
+TALKS = 32
+"""Different streams on a GPU; more of them are the same at other moments."""
+
 LIMIT = 1.0
 """Seconds from the end of speech to the final translation, at most, for 95 of 100."""
 
@@ -87,6 +93,12 @@ class Run:
         busy: part of the time in which the core worked.
         work_ms: milliseconds of work for one second of audio of one stream.
         batch: mean number of streams in a decoder step.
+        encoding: part of the time in which the encoder worked, and what is before it.
+        decoding: part of the time in which the decoder worked.
+        rounds: of both, for one second of audio.
+        unprepared: shapes of passes that were recorded in the midst, or anew; 0 on a CPU.
+        front_end_ms: milliseconds of a core for the gate and the log-mel frames of one second of audio, where
+            they were prepared beforehand and are not in the others.
     """
 
     streams: int
@@ -96,6 +108,11 @@ class Run:
     busy: float
     work_ms: float
     batch: float
+    encoding: float
+    decoding: float
+    rounds: float
+    unprepared: int
+    front_end_ms: float | None = None
 
 
 @dataclass(eq=False)
@@ -104,7 +121,7 @@ class Live:
 
     audio: NDArray[np.float32]
     begin: float
-    encoder: SpeechEncoder
+    encoder: SpeechEncoder | Listener
     translator: SpeechTranslator | gpu.ScriptedTranslator
     sent: int = 0
     pieces: deque[bytes] = field(default_factory=deque)
@@ -143,6 +160,23 @@ def speech(language: str, seconds: float, random: np.random.Generator) -> NDArra
     return np.concatenate(parts)[: round(seconds * SAMPLE_RATE)]
 
 
+@cache
+def _talks(count: int, seconds: float, seed: int) -> tuple[tuple[StreamConfig, NDArray[np.float32]], ...]:
+    """Speech of so many streams, Spanish and English in turns."""
+    random = np.random.default_rng(seed)
+    talks = []
+    for number in range(count):
+        source, target = [("es", "en"), ("en", "es")][number % 2]
+        config = StreamConfig(source=source, targets=(target,), audio=AudioFormat("pcm_f32le"))
+        talks.append((config, speech(source, seconds, random)))
+    return tuple(talks)
+
+
+@cache
+def _heard(model: Gemma3n, count: int, seconds: float) -> list[Heard]:
+    return [listen(model, *talk, PIECE) for talk in _talks(count, seconds, TALKS)]
+
+
 def simulate(
     model: Gemma3n, count: int, seconds: float, pool: KVPool | None = None, *, scripted: bool = False
 ) -> Run:
@@ -153,29 +187,32 @@ def simulate(
         count: how many.
         seconds: of audio in each.
         pool: for their caches; None for one of their own.
-        scripted: whether the length of texts is given, for a model without words.
+        scripted: whether the length of texts is given, for a model without words, and what the gate lets
+            through is prepared beforehand.
     """
     # What others do on the machine is not counted on the CPU; a GPU is waited for, which takes no time there.
     on_cpu = model.language_model.embed_tokens.weight.device.type == "cpu"
     clock = time.process_time if on_cpu else time.perf_counter
     random = np.random.default_rng(count)
     pool, lives = pool or model.new_pool(count * POSITIONS), []
+    talks = _talks(min(count, TALKS) if scripted else count, seconds, TALKS if scripted else count)
+    known = _heard(model, len(talks), seconds) if scripted else []
     for number in range(count):
-        source, target = [("es", "en"), ("en", "es")][number % 2]
-        config = StreamConfig(source=source, targets=(target,), audio=AudioFormat("pcm_f32le"))
+        config, audio = talks[number % len(talks)]
         lives.append(
             Live(
-                speech(source, seconds, random),
+                audio,
                 float(random.uniform(0, PIECE / SAMPLE_RATE)),
-                SpeechEncoder(model, config),
+                Listener(model, known[number % len(talks)]) if scripted else SpeechEncoder(model, config),
                 gpu.ScriptedTranslator(model, pool) if scripted else SpeechTranslator(model, config, pool),
             )
         )
     encoders, decoders = Batch(model.ears.encode), Batch(model.step)
     encoding: set[Live] = set()
     decoding: set[Live] = set()
-    now = busy = 0.0
-    steps = stepped = 0
+    now = busy = heard_for = 0.0
+    rounds = steps = stepped = 0
+    shapes, room = _shapes(pool), pool.nbytes
     while True:
         for live in lives:
             live.arrive(now)
@@ -187,6 +224,7 @@ def simulate(
         for live, heard in encoders.step():
             encoding.remove(live)
             live.events += _sound(heard)
+        heard_for += clock() - started
         for live in lives:
             if live.events and live not in decoding:
                 decoding.add(live)
@@ -194,7 +232,7 @@ def simulate(
         steps, stepped = steps + (len(decoders) > 0), stepped + len(decoders)
         said = decoders.step()
         took = clock() - started
-        now, busy = now + took, busy + took
+        now, busy, rounds = now + took, busy + took, rounds + 1
         for live, events in said:
             decoding.remove(live)
             live.note(_sound(events), now)
@@ -206,7 +244,25 @@ def simulate(
     p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (float("inf"),) * 2
     longest = seconds + PIECE / SAMPLE_RATE
     work, batch = 1e3 * busy / (count * longest), stepped / max(1, steps)
-    return Run(count, len(latencies), float(p50), float(p95), busy / longest, work, batch)
+    return Run(
+        count,
+        len(latencies),
+        float(p50),
+        float(p95),
+        busy / longest,
+        work,
+        batch,
+        encoding=heard_for / longest,
+        decoding=(busy - heard_for) / longest,
+        rounds=rounds / longest,
+        # Where the pool has grown, all of them were recorded anew.
+        unprepared=_shapes(pool) - (shapes if pool.nbytes == room else 0),
+        front_end_ms=front_end_ms(known, round(seconds * SAMPLE_RATE)) if known else None,
+    )
+
+
+def _shapes(pool: KVPool) -> int:
+    return sum(steps.shapes for steps in pool.steps.values() if isinstance(steps, FixedSteps))
 
 
 def _sound(result: list[SpeechEvent] | list[Event] | Exception) -> list[Event]:
@@ -219,12 +275,15 @@ def carried(simulate: Callable[[int, float], Run], counts: Sequence[int], second
     """Runs with more and more streams, up to the first that is too many."""
     simulate(1, 10.0)  # has Numba compile and torch allocate
     runs = []
-    print("streams  utterances  p50 final  p95 final   busy     work  batch")
+    print(
+        "streams  utterances  p50 final  p95 final   busy     work  batch  enc.  dec.  rounds/s  unprepared"
+    )
     for count in counts:
         run = simulate(count, seconds)
         print(
             f"{count:>7}{run.utterances:>12}{run.p50_final_s:>9.2f} s{run.p95_final_s:>9.2f} s"
-            f"{run.busy:>7.0%}{run.work_ms:>6.1f} ms{run.batch:>7.1f}",
+            f"{run.busy:>7.0%}{run.work_ms:>6.1f} ms{run.batch:>7.1f}"
+            f"{run.encoding:>6.0%}{run.decoding:>6.0%}{run.rounds:>10.1f}{run.unprepared:>12}",
             flush=True,
         )
         runs.append(run)
@@ -262,6 +321,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # One pool for all runs: a stream finds the decode steps recorded, as in a service that has been started.
     pool = model.new_pool(counts[-1] * POSITIONS)
     model.prepare(pool, counts[-1], gpu.LONGEST)
+    model.ears.prepare(counts[-1])
     runs = carried(partial(simulate, model, pool=pool, scripted=scripted), counts, options.seconds)
     good = [run for run in runs if run.p95_final_s <= LIMIT]
     result["streams" if scripted else "streams_per_core"] = good[-1].streams if good else 0

@@ -42,6 +42,10 @@ class Ears:
         self.encoder = encoder
         self.embedder = embedder
 
+    def prepare(self, streams: int) -> None:
+        """Have a GPU record what so many streams will ask for, before a speaker would wait for it."""
+        self.encoder.prepare(streams)
+
     @torch.inference_mode()
     def encode(self, pieces: Sequence[Piece]) -> list[Tensor | Exception]:
         """Continue streams, those with as many frames as others in one batch with them.

@@ -28,8 +28,10 @@ from pipeline.gemma.bias import choose
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.greedy import Segment, greedy, tell_odds
+from pipeline.gemma.ids import check_ids, end_of_text
 from pipeline.gemma.layers import MLP
 from pipeline.gemma.matformer import Widths, check_widths, kv_group
+from pipeline.gemma.passes import MOST_POSITIONS, packed
 from pipeline.gemma.ple import PerLayerTable
 from pipeline.gemma.prompt import Prompt, PromptTemplate
 from pipeline.gemma.quick import QuickPasses, suits
@@ -185,7 +187,7 @@ class Gemma3n:
             CheckpointError: the model has no such sub-model.
         """
         ids = torch.as_tensor(token_ids, dtype=torch.long, device="cpu")[None]
-        self._check(token_ids, audio)
+        check_ids(self.config, token_ids, audio)
         self._group(ffn_widths)
         hidden = self.language_model.hidden(ids, self.embed(ids, audio), ffn_widths=ffn_widths)
         return self.language_model.logits(hidden)[0].float()
@@ -296,30 +298,54 @@ class Gemma3n:
 
     def _step(self, segments: Sequence[Segment]) -> list[list[int] | Exception]:
         answers: list[list[int] | Exception] = [[] for _ in segments]
-        # On a GPU, a step that is drawn to terms takes the slower way, and no other takes it on its account.
-        on_gpu = self.language_model.embed_tokens.weight.is_cuda
         passes: dict[tuple[int, Widths | None, bool], list[tuple[int, Segment]]] = {}
         most = self.most_in_pass
         for at, segment in enumerate(segments):
             try:
-                self._check(segment.token_ids, segment.audio)
+                check_ids(self.config, segment.token_ids, segment.audio)
                 segment.cache.check(len(segment.token_ids))
                 segment.cache.join(self._group(segment.ffn_widths))
             except (ValueError, CheckpointError, ContextError) as error:
                 answers[at] = error
                 continue
             for number, piece in enumerate(segment.pieces(self.config.audio_token_id, most)):
-                way = number, segment.ffn_widths, on_gpu and (segment.bias, segment.odds) != (None, None)
-                passes.setdefault(way, []).append((at, piece))
-        for (_, ffn_widths, _), asked in sorted(passes.items(), key=lambda item: item[0][0]):
+                # What is more than ids takes the slower way, and nothing else does on its account.
+                fixed = self._on_gpu and piece.asks_for_ids and len(piece.token_ids) <= MOST_POSITIONS
+                passes.setdefault((number, segment.ffn_widths, fixed), []).append((at, piece))
+        for (_, ffn_widths, fixed), asked in sorted(passes.items(), key=lambda item: item[0][0]):
             members = [(at, piece) for at, piece in asked if not isinstance(answers[at], Exception)]
-            if members:
-                chosen = in_parts([piece for _, piece in members], partial(self._pass, ffn_widths))
-                for (at, _), ids in zip(members, chosen, strict=True):
-                    answers[at] = ids
+            counts = [len(piece.token_ids) for _, piece in members]
+            run = partial(self._fixed_pass if fixed else self._pass, ffn_widths)
+            for part in filter(None, packed(counts) if fixed else [range(len(members))]):
+                chosen = in_parts([members[number][1] for number in part], run)
+                for number, ids in zip(part, chosen, strict=True):
+                    answers[members[number][0]] = ids
         return answers
 
-    def _pass(self, ffn_widths: tuple[int, ...] | None, pieces: Sequence[Segment]) -> list[list[int]]:
+    def _fixed_pass(self, ffn_widths: Widths | None, pieces: Sequence[Segment]) -> list[list[int]]:
+        """As :meth:`_pass`, in one of the shapes that a GPU records."""
+        caches, counts = [piece.cache for piece in pieces], [len(piece.token_ids) for piece in pieces]
+        for cache, count in zip(caches, counts, strict=True):
+            cache.reserve(count)
+        steps = self._fixed_steps(caches[0].pool, ffn_widths)
+        if all(piece.is_step(end_of_text(self.config)) for piece in pieces):
+            chosen = [[id_] for id_ in steps.step(caches, [piece.token_ids[0] for piece in pieces])]
+        else:
+            keeps = [piece.keep for piece in pieces]
+            chosen = steps.go_on(caches, counts, keeps, *self._inputs(pieces))
+        for cache, count in zip(caches, counts, strict=True):
+            cache.advance(count)
+        return chosen
+
+    def _inputs(self, pieces: Sequence[Segment]) -> tuple[Tensor, Tensor]:
+        """Rows of the per-layer embedding table and embeddings of all pieces, one behind the other."""
+        # Ids stay on the CPU, where the table is.
+        ids = torch.tensor([[token for piece in pieces for token in piece.token_ids]])
+        heard = [piece.audio for piece in pieces if piece.audio is not None]
+        embeddings = self.embed(ids, torch.cat(heard) if heard else None)
+        return self.language_model.embed_tokens_per_layer(ids, embeddings), embeddings
+
+    def _pass(self, ffn_widths: Widths | None, pieces: Sequence[Segment]) -> list[list[int]]:
         """The most likely next ids behind the last tokens of each piece.
 
         Everything that takes memory comes before the sequences advance, so that it can be tried again.
@@ -329,21 +355,7 @@ class Gemma3n:
         for cache, count in zip(caches, counts, strict=True):
             cache.reserve(count)
         pool, keeps = caches[0].pool, [piece.keep for piece in pieces]
-        if decoder.embed_tokens.weight.is_cuda and all(
-            piece.is_step(self._first_hard_id) for piece in pieces
-        ):
-            # They run as a graph.
-            chosen = self._fixed_steps(pool, ffn_widths).step(
-                caches, [piece.token_ids[0] for piece in pieces]
-            )
-            for cache in caches:
-                cache.advance(1)
-            return [[id_] for id_ in chosen]
-        # Ids stay on the CPU, where the per-layer embedding table is.
-        ids = torch.tensor([[token for piece in pieces for token in piece.token_ids]])
-        heard = [piece.audio for piece in pieces if piece.audio is not None]
-        embeddings = self.embed(ids, torch.cat(heard) if heard else None)
-        rows = decoder.embed_tokens_per_layer(ids, embeddings)
+        rows, embeddings = self._inputs(pieces)
         biases = [bias for piece in pieces for bias in piece.biases()]
         watched = any(piece.watch and piece.keep for piece in pieces)
         if suits(decoder, sum(counts)) and not watched:
@@ -352,7 +364,7 @@ class Gemma3n:
             ahead = Ahead.of_sequences(caches, counts, keeps, embeddings.device)
             look = Lookout(ahead) if watched else None
             hidden = decoder.next_hidden(rows, embeddings, pool, ahead, ffn_widths, look=look)
-            logits = decoder.logits(hidden[0])[:, : self._first_hard_id] if biases else hidden[0]
+            logits = decoder.logits(hidden[0])[:, : end_of_text(self.config)] if biases else hidden[0]
             if look is not None:
                 look.tell([(piece.watch, piece.keep) for piece in pieces])
         tell_odds(pieces, logits)
@@ -363,23 +375,25 @@ class Gemma3n:
 
     def _fixed_steps(self, pool: KVPool, ffn_widths: Widths | None) -> FixedSteps:
         if ffn_widths not in pool.steps:
-            pool.steps[ffn_widths] = FixedSteps(self.language_model, pool, self._first_hard_id, ffn_widths)
+            pool.steps[ffn_widths] = FixedSteps(
+                self.language_model, pool, end_of_text(self.config), ffn_widths
+            )
         return cast(FixedSteps, pool.steps[ffn_widths])
 
     def _quick_passes(self, pool: KVPool, ffn_widths: Widths | None) -> QuickPasses:
         if ffn_widths not in pool.steps:
-            pool.steps[ffn_widths] = QuickPasses(self.language_model, self._first_hard_id, ffn_widths)
+            pool.steps[ffn_widths] = QuickPasses(self.language_model, end_of_text(self.config), ffn_widths)
         return cast(QuickPasses, pool.steps[ffn_widths])
 
     @torch.inference_mode()
     def prepare(
         self, pool: KVPool, sequences: int, positions: int, *, ffn_widths: Widths | None = None
     ) -> None:
-        """Record the decode steps that are to come over a pool, which takes seconds; nothing on a CPU.
+        """Record the passes that are to come over a pool, which takes seconds; nothing on a CPU.
 
         Args:
             pool: that :meth:`new_pool` gave.
-            sequences: most of them in a step.
+            sequences: most of them in a pass.
             positions: of the longest.
             ffn_widths: as in :meth:`logits`.
 
@@ -387,7 +401,7 @@ class Gemma3n:
             CheckpointError: as in :meth:`logits`.
         """
         self._group(ffn_widths)
-        if self.language_model.embed_tokens.weight.is_cuda:
+        if self._on_gpu:
             self._fixed_steps(pool, ffn_widths).prepare(sequences, positions)
 
     def _group(self, ffn_widths: Widths | None) -> Widths:
@@ -398,26 +412,11 @@ class Gemma3n:
             self._groups[ffn_widths] = kv_group(self.config.text, ffn_widths)
         return self._groups[ffn_widths]
 
-    def _check(self, token_ids: Sequence[int], audio: Tensor | None) -> None:
-        """See that there is an embedding for each id and a place for each soft token."""
-        end_of_text = self._first_hard_id
-        if audio is None and all(0 <= token < end_of_text for token in token_ids):
-            return
-        config, ids = self.config, np.asarray(token_ids, np.int64)
-        places, count = int((ids == config.audio_token_id).sum()), 0 if audio is None else len(audio)
-        if places != count:
-            raise ValueError(f"{places} audio soft-token ids for {count} soft tokens")
-        first, end = config.audio.vocab_offset, config.audio.vocab_offset + config.audio.vocab_size
-        text = (ids >= 0) & (ids < end_of_text)
-        unknown = ids[~text & ((ids < first) | (ids >= end)) & (ids != config.audio_token_id)]
-        if len(unknown):
-            raise ValueError(f"ids without an embedding for text or audio: {unknown.tolist()}")
-
     def embed(self, ids: Tensor, audio: Tensor | None) -> Tensor:
         """Embeddings of ids on the CPU, [1, N], that have been checked."""
         decoder = self.language_model
         device = decoder.embed_tokens.weight.device
-        is_text = ids < self._first_hard_id
+        is_text = ids < end_of_text(self.config)
         if bool(is_text.all()):
             return decoder.embed(to_device(ids, device))
         embeddings = decoder.embed(to_device(torch.where(is_text, ids, 0), device))
@@ -440,8 +439,8 @@ class Gemma3n:
         return 512 if self.language_model.embed_tokens.weight.device.type == "cpu" else 2048
 
     @property
-    def _first_hard_id(self) -> int:
-        return min(self.config.vision_vocab_offset, self.config.audio.vocab_offset)
+    def _on_gpu(self) -> bool:
+        return self.language_model.embed_tokens.weight.is_cuda
 
     @cached_property
     def ears(self) -> Ears:

@@ -14,14 +14,18 @@ from pipeline.speech import SpeechEncoder
 from pipeline.translation import SpeechTranslator
 from workers.protocols import DecoderStream, EncoderStream, Loaded
 
+POSITIONS = 700
+"""Positions of a stream, about: an instruction, half a minute of speech, its text in two languages."""
 
-def load_encoder(path: str, device: str, dtype: str) -> Loaded[EncoderStream]:
+
+def load_encoder(path: str, device: str, dtype: str, streams: int = 32) -> Loaded[EncoderStream]:
     """Load what front halves of streams need.
 
     Args:
         path: the model's folder, or its Hugging Face id.
         device: in torch's words.
         dtype: name of a torch dtype.
+        streams: how many there will be at a time, for which a GPU records its steps beforehand.
 
     Raises:
         CheckpointError: it is not a model.
@@ -30,17 +34,22 @@ def load_encoder(path: str, device: str, dtype: str) -> Loaded[EncoderStream]:
     # Have Numba compile and torch allocate before the first speaker waits for it.
     SpeechEncoder(model, StreamConfig()).push(bytes(2 * SAMPLE_RATE))
     model.encode_audio(np.zeros(SAMPLE_RATE, np.float32))
+    model.ears.prepare(streams)
     return Loaded(partial(SpeechEncoder, model), model.ears.encode)
 
 
-def load_decoder(path: str, device: str, dtype: str, ple: str | None = None) -> Loaded[DecoderStream]:
+def load_decoder(
+    path: str, device: str, dtype: str, ple: str | None = None, streams: int = 32
+) -> Loaded[DecoderStream]:
     """Load what back halves of streams need.
 
     Arguments and errors are those of :func:`load_encoder`; besides, ``ple`` is a file of converted per-layer
-    embeddings.
+    embeddings, and ``streams`` how many there will be at a time, for which a GPU makes room and records its
+    passes beforehand: when its pool grows, that has to be done anew.
     """
     model = Gemma3n.from_pretrained(path, device, getattr(torch, dtype), ple=ple, stages={"decoder"})
-    pool = model.new_pool()
+    pool = model.new_pool(streams * POSITIONS if torch.device(device).type == "cuda" else 0)
+    model.prepare(pool, streams, POSITIONS)
     model.generate([model.config.text.bos_token_id], max_new_tokens=1)  # has Numba compile its kernels
     return Loaded(partial(SpeechTranslator, model, pool=pool), model.step, ladder(model.config.text))
 

@@ -75,7 +75,7 @@ def run(
         settings,
         Path(path).name,
         partial(load_encoder, path, *settings.encoding),
-        partial(load_decoder, path, settings.device, settings.dtype, settings.ple),
+        partial(load_decoder, path, settings.device, settings.dtype, settings.ple, settings.streams),
         languages=PromptTemplate.from_pretrained(locate(path)).languages,
     )
 

@@ -99,7 +99,7 @@ class LocalAttention(nn.Module):
 
         Args:
             x: normalised frames.
-            mask: which keys each query may see, from :func:`window_mask`, [blocks, block, block + L].
+            mask: which keys each query may see, from :func:`window_mask`, [..., blocks, block, block + L].
             state: left context, replaced by that of the next piece; None means nothing came before.
             positions: the table of :class:`RelativePositionEmbedding` where it was computed beforehand.
 
@@ -107,7 +107,7 @@ class LocalAttention(nn.Module):
             [B, T, hidden], heads concatenated, before the output projection.
         """
         frames = x.shape[1]
-        blocks, block, context = mask.shape
+        blocks, block, context = mask.shape[-3:]
         if positions is None:
             positions = self.relative_position_embedding()
         query = torch.unflatten(self.q_proj(x), -1, (self.heads, -1))
@@ -137,18 +137,19 @@ class LocalAttention(nn.Module):
         return attended.flatten(2, 3)[:, :, :frames].transpose(1, 2).flatten(2)
 
 
-def window_mask(frames: int, seen: int, past: int, block: int, device: torch.device) -> Tensor:
+def window_mask(frames: int, seen: int | Tensor, past: int, block: int, device: torch.device) -> Tensor:
     """Which keys each query sees: distances 0 to ``past``, and nothing before the stream's start.
 
     Args:
         frames: T, frames in this piece.
-        seen: frames of the stream before it.
+        seen: frames of the stream before it; of each of many streams, int64 [B].
         past: L, how far back a query looks.
         block: queries in a block.
         device: where to make it.
 
     Returns:
-        bool [blocks, block, block + L]; key c of block u is frame ``u * block + c - L`` of the piece.
+        bool [blocks, block, block + L], or for each of many streams [B, 1, blocks, block, block + L]; key c
+        of block u is frame ``u * block + c - L`` of the piece.
         Frames that only fill up the last block are nobody's past, so they need no mask of their own.
     """
     block = max(1, min(block, frames))
@@ -157,6 +158,8 @@ def window_mask(frames: int, seen: int, past: int, block: int, device: torch.dev
     key = torch.arange(-past, block, device=device)
     window = (key <= query) & (key >= query - past)
     start = torch.arange(0, blocks * block, block, device=device)[:, None, None]
+    if isinstance(seen, Tensor):
+        seen = seen[:, None, None, None, None]
     return window & (key + start + seen >= 0)
 
 

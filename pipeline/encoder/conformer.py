@@ -182,7 +182,7 @@ class AudioEncoder(nn.Module):
         """The conformer blocks in order (a ``ModuleList`` does not say what it holds)."""
         return cast("Iterable[ConformerBlock]", self.conformer)
 
-    def window_mask(self, frames: int, seen: int = 0) -> Tensor:
+    def window_mask(self, frames: int, seen: int | Tensor = 0) -> Tensor:
         """The attention mask for ``frames`` conformer frames after ``seen`` earlier ones."""
         return window_mask(
             frames,

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.conformer import Block, Half, Memory, block_step
 from pipeline.encoder.conformer import AudioEncoder, BlockState, ConformerBlock, FeedForward
+from pipeline.small import array_of, is_small
 
 MOST_FRAMES = 32
 """Most frames of all streams in a step: 160 ms of eight of them."""
-
-MOST_HIDDEN = 256
-"""Widest encoder: that of the bundled model, which is what was measured."""
 
 
 class QuickBlocks:
@@ -57,27 +53,17 @@ class QuickBlocks:
 
 
 def suits(encoder: AudioEncoder, frames: int) -> bool:
-    """Whether a step is faster this way: of a small encoder in float32, with one thread or two."""
+    """Whether a step is faster this way."""
     weight = encoder.subsample_conv_projection.input_proj_linear.weight
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and weight.shape[0] <= MOST_HIDDEN
-        and frames <= MOST_FRAMES
-        and torch.get_num_threads() <= 2
-    )
-
-
-def _array(weight: Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(weight.detach().numpy())
+    return is_small(weight, weight.shape[0], frames, MOST_FRAMES)
 
 
 def _half(part: FeedForward) -> Half:
     return Half(
-        before=_array(part.pre_layer_norm.weight),
-        up=_array(part.ffw_layer_1.weight),
-        down=_array(part.ffw_layer_2.weight),
-        behind=_array(part.post_layer_norm.weight),
+        before=array_of(part.pre_layer_norm.weight),
+        up=array_of(part.ffw_layer_1.weight),
+        down=array_of(part.ffw_layer_2.weight),
+        behind=array_of(part.post_layer_norm.weight),
     )
 
 
@@ -89,20 +75,20 @@ def _block(block: ConformerBlock, positions: Tensor) -> Block:
     return Block(
         start=_half(block.ffw_layer_start),
         end=_half(block.ffw_layer_end),
-        attention_norm=_array(around.pre_attn_norm.weight),
-        query=_array(attention.q_proj.weight),
-        key=_array(attention.k_proj.weight),
-        value=_array(attention.v_proj.weight),
-        post=_array(around.post.weight),
-        post_norm=_array(around.post_norm.weight),
-        scale=_array(scale),
-        distances=_array(positions.transpose(1, 2)),
-        conv_before=_array(conv.pre_layer_norm.weight),
-        conv_start=_array(conv.linear_start.weight),
-        kernel=_array(conv.depthwise_conv1d.weight[:, 0].t()),
-        conv_norm=_array(conv.conv_norm.weight),
-        conv_end=_array(conv.linear_end.weight),
-        norm=_array(block.norm.weight),
+        attention_norm=array_of(around.pre_attn_norm.weight),
+        query=array_of(attention.q_proj.weight),
+        key=array_of(attention.k_proj.weight),
+        value=array_of(attention.v_proj.weight),
+        post=array_of(around.post.weight),
+        post_norm=array_of(around.post_norm.weight),
+        scale=array_of(scale),
+        distances=array_of(positions.transpose(1, 2)),
+        conv_before=array_of(conv.pre_layer_norm.weight),
+        conv_start=array_of(conv.linear_start.weight),
+        kernel=array_of(conv.depthwise_conv1d.weight[:, 0].t()),
+        conv_norm=array_of(conv.conv_norm.weight),
+        conv_end=array_of(conv.linear_end.weight),
+        norm=array_of(block.norm.weight),
         cap=float(attention.logit_cap),
         clip=float(block.clip),
         residual=float(block.ffw_layer_start.residual_weight),

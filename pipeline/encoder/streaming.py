@@ -10,7 +10,6 @@ needs the mel frames up to ``16 k + 6``, which is the first ``2560 k + 1472`` sa
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -20,10 +19,15 @@ import torch
 from torch import Tensor
 
 from pipeline.batching import in_parts
-from pipeline.encoder.bank import Bank, Row, stacked, tensors
+from pipeline.encoder.bank import LEAST_ROWS, Bank, Row, refilled, stacked, tensors
 from pipeline.encoder.conformer import AudioEncoder, BlockState
+from pipeline.encoder.fixed import FixedEncoderSteps, Setting
 from pipeline.encoder.quick import QuickBlocks, suits
 from pipeline.encoder.subsample import ConvState
+from pipeline.graphs import Recorder
+
+ROWS_ON_GPU = 512
+"""Rows to begin with there: when they become more, steps are recorded anew."""
 
 
 @dataclass
@@ -44,7 +48,7 @@ class EncoderState:
     """Everything that the encoder remembers of one stream.
 
     Attributes:
-        own: its memory; None while that is in a bank.
+        own: its memory, which others may share and nobody changes; None while that is in a bank.
         frames: conformer frames so far; decides which frames the reduction keeps.
         row: where in a bank it is.
     """
@@ -54,9 +58,10 @@ class EncoderState:
     row: Row | None = None
 
     def read(self) -> Memory:
-        """Its memory, or a copy if that is in a bank."""
+        """A copy of its memory."""
         if self.own is not None:
-            return self.own
+            own: Memory = refilled(self.own, (tensor.clone() for tensor in tensors(self.own)))
+            return own
         assert self.row is not None
         memory: Memory = self.row.bank.read([self.row])
         return memory
@@ -66,8 +71,8 @@ class EncoderState:
         self.own, self.row = memory, None
 
     def clone(self) -> Self:
-        """An independent copy, from which the stream can go on in another way."""
-        return type(self)(copy.deepcopy(self.read()), self.frames)
+        """Another that goes on from here in its own way; what is remembered so far is there once."""
+        return type(self)(self.own, self.frames, self.row)
 
     @property
     def nbytes(self) -> int:
@@ -88,6 +93,7 @@ class StreamingEncoder:
 
     Attributes:
         quick: its blocks for small steps on the CPU; None where torch's operators are to be taken for all.
+        fixed: its usual steps in fixed shapes, as a GPU wants them; None where they are not to be taken.
     """
 
     @torch.no_grad()
@@ -100,19 +106,44 @@ class StreamingEncoder:
         # Where the memory of streams is between their steps, by its shapes.
         self._banks: dict[tuple[torch.Size, ...], Bank[Memory]] = {}
         self._lock = Lock()
+        self._new = Memory(
+            encoder.subsample_conv_projection.initial_state(),
+            [block.initial_state() for block in encoder.blocks],
+        )
+        self._device = encoder.subsample_conv_projection.input_proj_linear.weight.device
+        self.fixed = self.in_fixed_shapes() if self._device.type == "cuda" else None
+
+    @torch.inference_mode()
+    def in_fixed_shapes(self) -> FixedEncoderSteps:
+        """The usual steps of its streams, for :attr:`fixed`."""
+        config, memory = self.encoder.config, self.initial_state().read()
+        silence = torch.zeros(1, self.encoder.first_frames, config.input_feat_size)
+        self._step(memory, silence, 0, last=False)
+
+        def step(memory: Memory, mel: Tensor, phase: int, seen: Tensor) -> Tensor:
+            return self._step(memory, mel, phase, last=False, each=seen)[0]
+
+        bank = self._bank(memory)
+        return FixedEncoderSteps(Setting(Recorder(self._device), self.encoder, step, bank, self._new))
+
+    @torch.inference_mode()
+    def prepare(self, streams: int) -> None:
+        """Have a GPU record what is usual, before a speaker would wait for it; elsewhere nothing.
+
+        Args:
+            streams: how many there will be at a time.
+        """
+        if self.fixed:
+            with self._lock:
+                self.fixed.prepare(streams)
 
     def initial_state(self) -> EncoderState:
         """State of a stream before its first frame."""
-        return EncoderState(
-            Memory(
-                self.encoder.subsample_conv_projection.initial_state(),
-                [block.initial_state() for block in self.encoder.blocks],
-            )
-        )
+        return EncoderState(self._new)
 
     def reset(self, state: EncoderState) -> None:
         """Make ``state`` that of a new stream."""
-        state.keep(self.initial_state().read())
+        state.keep(self._new)
         state.frames = 0
 
     @torch.inference_mode()
@@ -136,7 +167,8 @@ class StreamingEncoder:
         """Continue many streams, in one batch those that are alike.
 
         Alike are streams that get the same number of frames and are at the same phase of the encoder's
-        strides. That are all in which each piece ends where an encoding becomes certain.
+        strides. That are all in which each piece ends where an encoding becomes certain, but for those that
+        have just begun.
 
         Args:
             states: the streams' states, which this call advances.
@@ -168,13 +200,38 @@ class StreamingEncoder:
         return encoded[0]
 
     def _push_alike(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> Sequence[Tensor]:
+        if self._is_usual(states[0], mels[0]):
+            return self._push_usual(states, mels)
         memory = self._gather(states)
-        # What the number of frames decides is the same for all of them.
-        encoded, frames = self._step(memory, torch.stack(list(mels)), states[0].frames, last=False)
+        # Which frames the reduction keeps is the same for all of them; which keys there are may differ.
+        seen = [self._past(state) for state in states]
+        each = torch.tensor(seen, device=self._device) if len(set(seen)) > 1 else None
+        mel = torch.stack(list(mels))
+        encoded, frames = self._step(memory, mel, states[0].frames, last=False, each=each)
         self._put_back(states, memory)
         for state in states:
             state.frames += frames
         return encoded.unbind()
+
+    def _is_usual(self, state: EncoderState, mel: Tensor) -> bool:
+        if self.fixed is None or not (state.row or state.own is self._new):
+            return False
+        if mel.shape[1:] != (self.encoder.config.input_feat_size,):
+            return False
+        return self.fixed.suits(state.row, state.frames, len(mel))
+
+    def _push_usual(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> Sequence[Tensor]:
+        assert self.fixed is not None
+        rows = [state.row for state in states if state.row is not None]
+        with self._lock:
+            encoded, written = self.fixed.run(rows or None, [self._past(state) for state in states], mels)
+        # Pieces end where an encoding becomes certain; the first encoding of a stream needs one frame alone.
+        factor = self.encoder.config.conf_reduction_factor
+        frames = (len(encoded[0]) - 1) * factor + (factor if rows else 1)
+        for state, row in zip(states, written, strict=True):
+            state.own, state.row = None, row
+            state.frames += frames
+        return encoded
 
     def _gather(self, states: Sequence[EncoderState]) -> Memory:
         """One memory of streams that are alike."""
@@ -188,25 +245,33 @@ class StreamingEncoder:
     def _put_back(self, states: Sequence[EncoderState], memory: Memory) -> None:
         """Have each stream's part of a memory in a bank."""
         with self._lock:
-            shapes = tuple(tensor.shape[1:] for tensor in tensors(memory))
-            bank = self._banks.get(shapes)
-            if bank is None:
-                bank = self._banks[shapes] = Bank(memory)
-            there = [state.row if state.row and state.row.bank is bank else None for state in states]
-            new = iter(bank.take(there.count(None)))
-            rows = [row or next(new) for row in there]
+            bank = self._bank(memory)
+            rows = bank.take(len(states))
             bank.write(rows, memory)
             for state, row in zip(states, rows, strict=True):
                 state.own, state.row = None, row
 
+    def _bank(self, memory: Memory) -> Bank[Memory]:
+        """Where memory of these shapes lies."""
+        shapes = tuple(tensor.shape[1:] for tensor in tensors(memory))
+        bank = self._banks.get(shapes)
+        if bank is None:
+            rows = ROWS_ON_GPU if self._device.type == "cuda" else LEAST_ROWS
+            bank = self._banks[shapes] = Bank(memory, rows)
+        return bank
+
     def _phase(self, state: EncoderState) -> tuple[object, ...]:
-        """What of a stream decides the shapes of its next step, and which keys exist."""
-        config = self.encoder.config
-        past = min(state.frames, config.conf_attention_context_left)
+        """What of a stream decides the shapes of its next step, and for quick blocks which keys exist."""
         place: object = state.row and state.row.bank
         if state.own is not None:
-            place = tuple(conv.tail.shape[2] for conv in state.own.stem)
-        return (place, past, state.frames % config.conf_reduction_factor)
+            new = state.own is self._new
+            place = (new, *(conv.tail.shape[2] for conv in state.own.stem))
+        past = self._past(state) if self.quick else None
+        return (place, past, state.frames % self.encoder.config.conf_reduction_factor)
+
+    def _past(self, state: EncoderState) -> int:
+        """Frames of it so far, as many as attention looks back at."""
+        return min(state.frames, self.encoder.config.conf_attention_context_left)
 
     @torch.inference_mode()
     def flush(self, state: EncoderState) -> Tensor:
@@ -222,18 +287,28 @@ class StreamingEncoder:
         self.reset(state)
         return tail
 
-    def _step(self, memory: Memory, mel: Tensor, seen: int, *, last: bool) -> tuple[Tensor, int]:
-        """Soft encodings and the number of conformer frames; advances the memory."""
+    def _step(
+        self, memory: Memory, mel: Tensor, seen: int, *, last: bool, each: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        """Soft encodings and the number of conformer frames; advances the memory.
+
+        Args:
+            memory: of streams that are alike.
+            mel: log-mel frames, [B, T, F].
+            seen: conformer frames before these, or as many of them as say which ones the reduction keeps.
+            last: whether these are the last.
+            each: where streams have seen different numbers of frames, those of each, int64 [B].
+        """
         bins = self.encoder.config.input_feat_size
         if mel.ndim != 3 or mel.shape[2] != bins:
             raise ValueError(f"mel must have the shape [frames, {bins}], got {list(mel.shape[1:])}")
         stem = self.encoder.subsample_conv_projection
         x = stem.step(mel.to(stem.input_proj_linear.weight.device), memory.stem, last=last)
         frames = x.shape[1]
-        if self.quick and frames and suits(self.encoder, x.shape[0] * frames):
+        if self.quick and each is None and frames and suits(self.encoder, x.shape[0] * frames):
             x = self.quick(x, memory.blocks, seen)
         elif frames:
-            mask = self.encoder.window_mask(frames, seen)
+            mask = self.encoder.window_mask(frames, seen if each is None else each)
             for block, state, positions in zip(
                 self.encoder.blocks, memory.blocks, self.positions, strict=True
             ):

@@ -156,18 +156,18 @@ class Biases:
     """
 
     def __init__(self, glossary: Sequence[Entry], encode: Callable[[str], Sequence[int]]) -> None:
-        self._glossary = glossary
+        self.glossary = glossary
         self._encode = encode
         self._made: dict[tuple[tuple[str, ...], Pull], Terms] = {}
 
     def transcript(self, source: str) -> Bias | None:
         """What a transcript in a language is drawn to, from its beginning on; None if it is to nothing."""
-        return self._bias(spellings(self._glossary, source), [])
+        return self._bias(spellings(self.glossary, source), [])
 
     def translation(self, source: str, target: str, said: str) -> Bias | None:
         """The same of the translation of what was said."""
-        names = [entry for entry in self._glossary if isinstance(entry, str)]
-        return self._bias(names, renderings(self._glossary, source, target, said))
+        names = [entry for entry in self.glossary if isinstance(entry, str)]
+        return self._bias(names, renderings(self.glossary, source, target, said))
 
     def _bias(self, spelled: Sequence[str], rendered: Sequence[str]) -> Bias | None:
         terms = [self._terms(tuple(spelled), SPELLED)] if spelled else []

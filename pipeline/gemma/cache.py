@@ -21,6 +21,12 @@ from pipeline.errors import ContextError
 BLOCK = 16
 """Positions in a block."""
 
+NOBODYS = 2
+"""Blocks that belong to no sequence: what tables are filled up with, which stays zero, and the spare one."""
+
+SPARE_ROW = BLOCK
+"""Where in a pool that is written which only fills up a pass, and which nobody reads."""
+
 INITIAL_BLOCKS = 32
 """Blocks of each kind that a pool starts with unless told otherwise."""
 
@@ -28,7 +34,8 @@ INITIAL_BLOCKS = 32
 class Blocks:
     """The blocks of all layers of one kind, sliding or full.
 
-    Block 0 belongs to nobody: it is what the places point to that only fill up a batch.
+    Block 0 belongs to nobody: it is what tables are filled up with, and stays zero. What fills up a pass is
+    written to block 1, so that whatever comes of it reaches no sequence.
 
     Args:
         layers: indices of the layers, all below the sharing point.
@@ -47,13 +54,13 @@ class Blocks:
         shape = (len(layers), count, BLOCK, 2, config.num_key_value_heads, config.head_dim)
         self.buffer = torch.zeros(shape, dtype=dtype, device=device)
         self._uses = np.zeros(count, np.int32)
-        self._uses[0] = 1
-        self._free = list(range(count - 1, 0, -1))
+        self._uses[:NOBODYS] = 1
+        self._free = list(range(count - 1, NOBODYS - 1, -1))
 
     @property
     def taken(self) -> int:
         """Blocks that sequences hold."""
-        return len(self._uses) - 1 - len(self._free)
+        return len(self._uses) - NOBODYS - len(self._free)
 
     def take(self, count: int) -> list[int]:
         """Ids of ``count`` blocks for one sequence."""
@@ -114,7 +121,7 @@ class KVPool:
         own = config.layer_types[: config.first_shared_layer]
         for kind in sorted(set(own)):
             layers = [layer for layer, type_ in enumerate(own) if type_ == kind]
-            count = max(INITIAL_BLOCKS, 1 + -(-positions // BLOCK))
+            count = max(INITIAL_BLOCKS, NOBODYS + -(-positions // BLOCK))
             self.kinds[kind] = Blocks(layers, config, count, dtype, device)
 
     @property

@@ -53,13 +53,14 @@ class Segment:
             pieces.append(Segment(self.cache, head, 0, heard, self.ffn_widths))
         return [*pieces, replace(self, token_ids=ids, audio=audio)]
 
+    @property
+    def asks_for_ids(self) -> bool:
+        """Whether the most likely ids are all that is asked for."""
+        return self.odds is None and (not self.keep or (self.watch, self.bias) == (None, None))
+
     def is_step(self, end_of_text: int) -> bool:
         """Whether this is a plain step of decoding; ids from ``end_of_text`` on are no text."""
-        return (
-            self.keep == len(self.token_ids) == 1
-            and self.token_ids[0] < end_of_text
-            and (self.watch, self.bias, self.odds) == (None, None, None)
-        )
+        return self.asks_for_ids and self.keep == len(self.token_ids) == 1 and self.token_ids[0] < end_of_text
 
     def biases(self) -> list[Bias | None]:
         """Where the text stands behind each of the last ``keep`` tokens."""

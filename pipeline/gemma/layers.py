@@ -81,6 +81,9 @@ class AltUp(nn.Module):
         coefficients = self._coefficients(self.prediction_coefs, modalities)
         mixing = torch.unflatten(coefficients, -1, (self.streams, self.streams)).to(streams.dtype)
         # mixing[b, t, i, j]: how much of stream j goes into the prediction of stream i.
+        if torch.compiler.is_compiling():
+            # Written out it is part of the kernels around it; otherwise it would be four times the streams.
+            return streams + (mixing.movedim((2, 3), (0, 1)).unsqueeze(-1) * streams).sum(1)
         return streams + torch.einsum("btij,jbth->ibth", mixing, streams)
 
     def correct(self, predictions: Tensor, activated: Tensor) -> Tensor:
@@ -99,6 +102,9 @@ class AltUp(nn.Module):
         weight = linear.weight.float()
         if self.clip is not None and self.training:
             weight = weight.clamp(-self.clip, self.clip)
+        if torch.compiler.is_compiling():
+            # So few products: written out, they are part of the kernels around them.
+            return (modalities.unsqueeze(-2) * weight).sum(-1)
         with torch.autocast(modalities.device.type, enabled=False):
             return F.linear(modalities, weight)
 

@@ -19,12 +19,10 @@ from kernels.step import Layer, LayerShape, Places, layer_step
 from pipeline.config import FULL, SLIDING
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder, DecoderLayer
+from pipeline.small import array_of, is_small
 
 MOST_POSITIONS = 32
 """Most positions in a pass; with more the advantage is small (``python -m benchmarks.steps``)."""
-
-MOST_HIDDEN = 256
-"""Widest decoder: that of the bundled model, which is what was measured."""
 
 
 class QuickPasses:
@@ -67,7 +65,7 @@ class QuickPasses:
             embeddings: input embeddings with audio merged in, [1, N, hidden].
         """
         hidden = self.hidden(caches, counts, keeps, rows, embeddings)
-        raw = torch.from_numpy(multiply(hidden, _array(self.decoder.embed_tokens.weight), self.choices))
+        raw = torch.from_numpy(multiply(hidden, array_of(self.decoder.embed_tokens.weight), self.choices))
         return self.decoder.cap(raw)
 
     def hidden(
@@ -113,19 +111,8 @@ class QuickPasses:
 
 
 def suits(decoder: Decoder, positions: int) -> bool:
-    """Whether a pass is faster this way: of a small model in float32, with one thread or two.
-
-    The kernel runs on one thread, so a process that has more of them, or matrices that are worth splitting
-    among them, is left to torch.
-    """
-    weight = decoder.embed_tokens.weight
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and decoder.config.hidden_size <= MOST_HIDDEN
-        and positions <= MOST_POSITIONS
-        and torch.get_num_threads() <= 2
-    )
+    """Whether a pass is faster this way."""
+    return is_small(decoder.embed_tokens.weight, decoder.config.hidden_size, positions, MOST_POSITIONS)
 
 
 def _places(caches: Sequence[KVCache], counts: Sequence[int], kind: str) -> Places:
@@ -147,11 +134,6 @@ def _keys_values(pool: KVPool, layer: int) -> NDArray[np.float32]:
     blocks = pool.kinds[pool.config.layer_types[layer]]
     array: NDArray[np.float32] = blocks.buffer[blocks.index[layer]].numpy()
     return array
-
-
-def _array(weight: Tensor) -> NDArray[np.float32]:
-    # A copy only of what is a slice of something larger.
-    return np.ascontiguousarray(weight.detach().numpy())
 
 
 def _shape(decoder: Decoder, layer: DecoderLayer, width: int) -> LayerShape:
@@ -179,7 +161,7 @@ def _layer(decoder: Decoder, layer: DecoderLayer, width: int) -> Layer:
 
     def norm(module: nn.Module) -> NDArray[np.float32]:
         assert isinstance(module.weight, Tensor)
-        return _array(module.weight)
+        return array_of(module.weight)
 
     return Layer(
         input_norm=norm(layer.input_layernorm),
@@ -189,23 +171,23 @@ def _layer(decoder: Decoder, layer: DecoderLayer, width: int) -> Layer:
         update_norm=norm(layer.post_per_layer_input_norm),
         router_norm=norm(altup.router_norm),
         laurel_norm=norm(laurel.post_laurel_norm),
-        output_scale=_array(altup.correct_output_scale) if layer.scaled else np.ones(hidden, np.float32),
-        router=_array(altup.modality_router.weight),
-        prediction=_array(altup.prediction_coefs.weight),
-        correction=_array(altup.correction_coefs.weight),
-        laurel_left=_array(laurel.linear_left.weight),
-        laurel_right=_array(laurel.linear_right.weight),
-        query=_array(attention.q_proj.weight),
-        key=_array(attention.k_proj.weight) if owns else none,
-        value=_array(attention.v_proj.weight) if owns else none,
-        output=_array(attention.o_proj.weight),
+        output_scale=array_of(altup.correct_output_scale) if layer.scaled else np.ones(hidden, np.float32),
+        router=array_of(altup.modality_router.weight),
+        prediction=array_of(altup.prediction_coefs.weight),
+        correction=array_of(altup.correction_coefs.weight),
+        laurel_left=array_of(laurel.linear_left.weight),
+        laurel_right=array_of(laurel.linear_right.weight),
+        query=array_of(attention.q_proj.weight),
+        key=array_of(attention.k_proj.weight) if owns else none,
+        value=array_of(attention.v_proj.weight) if owns else none,
+        output=array_of(attention.o_proj.weight),
         query_norm=norm(attention.q_norm),
         key_norm=norm(attention.k_norm) if owns else np.empty(0, np.float32),
-        gate=_array(layer.mlp.gate_proj.weight),
-        up=_array(layer.mlp.up_proj.weight),
-        down=_array(down.t() if layer.mlp.laid_out else down),
-        per_layer_gate=_array(layer.per_layer_input_gate.weight),
-        per_layer_projection=_array(layer.per_layer_projection.weight),
+        gate=array_of(layer.mlp.gate_proj.weight),
+        up=array_of(layer.mlp.up_proj.weight),
+        down=array_of(down.t() if layer.mlp.laid_out else down),
+        per_layer_gate=array_of(layer.per_layer_input_gate.weight),
+        per_layer_projection=array_of(layer.per_layer_projection.weight),
         divisors=(theta**exponents).numpy(),
         shape=_shape(decoder, layer, width),
     )

@@ -48,3 +48,19 @@ def test_the_last_line_is_the_result(capsys):
     assert {"skip_speedup", "skip_limit", "vs_transformers"} <= result.keys()
     assert [run["length"] for run in result["runs"]] == [8, 20]
     assert max(run["error"] for run in result["runs"]) < 1e-3
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_what_a_gpu_would_record_chooses_what_transformers_does(models, monkeypatch, skip):
+    """With the layers above the sharing point over every position or not, in two passes."""
+    model, reference = models
+    monkeypatch.setattr(type(model), "_on_gpu", True)
+    ids = torch.randint(10, model.config.text.vocab_size_per_layer_input, (model.most_in_pass + 60,))
+    pool = prefill.recorded(model, len(ids), skip=skip)
+    chosen = [int(prefill.choose(model, pool, ids.tolist())) for _ in range(2)]
+    with torch.inference_mode():
+        expected = reference(input_ids=ids[None], logits_to_keep=1).logits[0, -1]
+
+    assert expected[chosen[0]] >= expected[: model.config.vision_vocab_offset].max() - 1e-3
+    assert chosen[0] == chosen[1]
+    assert pool.steps[None].shapes == 2

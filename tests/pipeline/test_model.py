@@ -12,6 +12,7 @@ from pipeline.batching import Batch
 from pipeline.errors import AudioError, CheckpointError, ContextError
 from pipeline.gemma import layers
 from pipeline.gemma.greedy import Segment, greedy
+from pipeline.gemma.steps import FixedSteps
 from pipeline.model import Gemma3n
 from tests import reference
 
@@ -325,6 +326,66 @@ def test_on_a_cpu_there_is_nothing_to_prepare(model):
     model.prepare(pool, 4, 100)
 
     assert not pool.steps
+
+
+@torch.inference_mode()
+def test_rounds_in_shapes_for_a_gpu_say_what_plain_ones_say(model, rng, monkeypatch):
+    """Prompts with sound, steps, drafts and soft tokens beside each other; those with wishes as ever."""
+    pool, twins = model.new_pool(), model.new_pool()
+    soft, first = model.config.audio_token_id, model.config.audio.vocab_offset
+    hard = [id_ for id_ in range(first, first + model.config.audio.vocab_size) if id_ != soft]
+    pairs = [(model.new_cache(pool), model.new_cache(twins)) for _ in range(rng.randint(2, 12))]
+    fixed, run = [], Gemma3n._fixed_pass
+
+    def counted(self, ffn_widths, pieces):
+        fixed.append(len(pieces))
+        return run(self, ffn_widths, pieces)
+
+    for number in range(8):
+        works = []
+        for pair in rng.sample(pairs, rng.randint(1, len(pairs))):
+            ids = text(model, rng, rng.choice([1, 1, 3, 20, 90]))
+            if rng.random() < 0.3:
+                ids[rng.randrange(len(ids))] = rng.choice(hard)
+            heard = None
+            if rng.random() < 0.5:
+                heard = torch.randn(rng.randint(1, 5), model.config.text.hidden_size)
+                at = rng.randint(0, len(ids))
+                ids[at:at] = [soft] * len(heard)
+            keep = rng.choice([0, 1, rng.randint(0, min(4, len(ids)))])
+            odds: list[float] | None = [] if rng.random() < 0.1 else None
+            caches = [cache.fork() for cache in pair] if number == 6 else pair
+            works.append([Segment(cache, ids, keep, heard, odds=odds) for cache in caches])
+        expected = model.step([theirs for _, theirs in works])
+        with monkeypatch.context() as patched:
+            patched.setattr(Gemma3n, "_on_gpu", True)
+            patched.setattr(Gemma3n, "_fixed_pass", counted)
+            patched.setattr("pipeline.model.suits", lambda *_: False)
+            got = model.step([ours for ours, _ in works])
+        assert got == expected
+        assert [ours.length for ours, _ in pairs] == [theirs.length for _, theirs in pairs]
+    assert max(fixed) > 1
+
+
+def test_a_pass_without_memory_leaves_its_sequences_as_they_were(model, rng, monkeypatch):
+    """In shapes for a GPU too: what fails is tried again with half of them."""
+    pool = model.new_pool()
+    caches = [model.new_cache(pool) for _ in range(4)]
+    segments = [Segment(cache, text(model, rng, rng.randint(2, 30)), 1) for cache in caches]
+    expected = model.step([Segment(model.new_cache(), one.token_ids, 1) for one in segments[:1]])
+    go_on = FixedSteps.go_on
+
+    def short(self, caches, *rest):
+        if len(caches) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return go_on(self, caches, *rest)
+
+    monkeypatch.setattr(Gemma3n, "_on_gpu", True)
+    monkeypatch.setattr(FixedSteps, "go_on", short)
+    got = model.step(segments)
+
+    assert got[0] == expected[0]
+    assert [cache.length for cache in caches] == [len(one.token_ids) for one in segments]
 
 
 def test_a_model_without_tokenizer_serves_audio_and_ids(model):

@@ -134,6 +134,18 @@ def test_altup_can_have_another_active_stream():
         )
 
 
+def test_altup_predicts_the_same_where_it_is_compiled():
+    """There its mixing is written out; tracing it is enough to see that."""
+    altup = AltUp(CONFIG).eval()
+    for parameter in altup.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    streams = torch.randn(3, 2, 5, 32)
+    traced = torch.compile(altup.predict, backend="eager", fullgraph=True, dynamic=True)
+
+    with torch.no_grad():
+        torch.testing.assert_close(traced(streams), altup.predict(streams), atol=1e-5, rtol=1e-5)
+
+
 def test_match_magnitude_gives_the_rms_of_the_reference():
     x, like = torch.randn(4, 32), 3 * torch.randn(4, 32)
 

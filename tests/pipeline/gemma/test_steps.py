@@ -1,4 +1,4 @@
-"""Steps of fixed shapes choose what the plain pass chooses. Recording them needs a GPU; the rest does not."""
+"""Passes of fixed shapes choose what plain ones choose. Recording them needs a GPU; the rest does not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from pipeline.gemma import steps as steps_module
 from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.cache import KVCache, KVPool
+from pipeline.gemma.passes import packed
 from pipeline.gemma.steps import FixedSteps
 
 DEVICES = [
@@ -18,19 +19,33 @@ DEVICES = [
 ]
 
 
-def plain(decoder, caches, ids, choices):
-    """The same by a pass like any other."""
-    for cache in caches:
-        cache.reserve(1)
-    device = decoder.embed_tokens.weight.device
+def inputs(decoder, ids):
+    """Rows of the per-layer table and embeddings of ids, one behind the other."""
     token_ids = torch.tensor([ids])
-    embeddings = decoder.embed(token_ids.to(device))
-    ahead = Ahead.of_sequences(caches, [1] * len(ids), [1] * len(ids), device)
-    rows = decoder.embed_tokens_per_layer(token_ids, embeddings)
+    embeddings = decoder.embed(token_ids.to(decoder.embed_tokens.weight.device))
+    return decoder.embed_tokens_per_layer(token_ids, embeddings), embeddings
+
+
+def plain(decoder, caches, counts, keeps, inputs, *, choices):
+    """Logits by a pass like any other."""
+    rows, embeddings = inputs
+    for cache, count in zip(caches, counts, strict=True):
+        cache.reserve(count)
+    ahead = Ahead.of_sequences(caches, counts, keeps, embeddings.device)
     hidden = decoder.next_hidden(rows, embeddings, caches[0].pool, ahead)
-    for cache in caches:
-        cache.advance(1)
-    return decoder.logits(hidden[0])[:, :choices].argmax(-1).tolist()
+    for cache, count in zip(caches, counts, strict=True):
+        cache.advance(count)
+    return decoder.logits(hidden[0])[:, :choices]
+
+
+def agree(got, logits):
+    """Whether the ids are the most likely ones, or as likely as those."""
+    ids = [id_ for ids in got for id_ in ids]
+    assert len(ids) == len(logits)
+    if ids:
+        of_them = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0]
+        assert (logits.amax(-1) - of_them).max() <= 1e-4
+        assert max(ids) < logits.shape[1]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -55,8 +70,92 @@ def test_steps_are_those_of_the_plain_pass(decoder, rng, device):
         got = steps.step([cache for cache, _ in chosen], ids)
         for cache, _ in chosen:
             cache.advance(1)
-        assert got == plain(decoder, [twin for _, twin in chosen], ids, choices)
-        assert max(got) < choices
+        ones = [1] * len(ids)
+        twins = [twin for _, twin in chosen]
+        agree(
+            [[id_] for id_ in got], plain(decoder, twins, ones, ones, inputs(decoder, ids), choices=choices)
+        )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("skip", [True, False])
+@torch.inference_mode()
+def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip):
+    """Any number of positions of each sequence, any number of them wanted, steps in between."""
+    decoder.to(device)
+    choices = decoder.config.vocab_size_per_layer_input - 3
+    pool, other = (KVPool(decoder.config, torch.float32, torch.device(device)) for _ in range(2))
+    steps = FixedSteps(decoder, pool, choices, skip=skip)
+    pairs: list[tuple[KVCache, KVCache]] = []
+    for number in range(24):
+        if number % 3 == 0:
+            at = (
+                rng.choice(pairs)
+                if pairs and rng.random() < 0.5
+                else (KVCache(pool, 900), KVCache(other, 900))
+            )
+            pairs.append((at[0].fork(), at[1].fork()))
+        if number % 10 == 9:
+            pairs.pop(0)
+        chosen = [(ours, theirs) for ours, theirs in pairs if ours.length < 700 and rng.random() < 0.8]
+        if not chosen:
+            continue
+        most = rng.choice([3, 20, 90])
+        counts = [rng.randint(1, most) for _ in chosen]
+        keeps = [rng.randint(0, min(count, rng.choice([0, 1, most]))) for count in counts]
+        rows, embeddings = inputs(decoder, [rng.randrange(choices) for _ in range(sum(counts))])
+        # As where sound was merged in.
+        embeddings += torch.randn_like(embeddings) * embeddings.std() * 0.1
+        caches = [cache for cache, _ in chosen]
+        for cache, count in zip(caches, counts, strict=True):
+            cache.reserve(count)
+        got = steps.go_on(caches, counts, keeps, rows, embeddings)
+        for cache, count in zip(caches, counts, strict=True):
+            cache.advance(count)
+        assert [len(ids) for ids in got] == keeps
+        twins = [twin for _, twin in chosen]
+        agree(got, plain(decoder, twins, counts, keeps, (rows, embeddings), choices=choices))
+        for pair, count in zip(chosen, counts, strict=True):
+            back = rng.choice([0, 0, rng.randint(0, count)])
+            for cache in pair:
+                cache.truncate(cache.length - back)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@torch.inference_mode()
+def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device):
+    """Not through what fills up a pass, and not through the block that it is written to."""
+    decoder.to(device)
+    choices = decoder.config.vocab_size_per_layer_input
+    pool, other = (KVPool(decoder.config, torch.float32, torch.device(device)) for _ in range(2))
+    steps = FixedSteps(decoder, pool, choices)
+    sound, twin, held = KVCache(pool, 400), KVCache(other, 400), []
+    for number in range(8):
+        broken = KVCache(pool, 400)
+        held.append(broken)  # its blocks are not to be another's
+        count = rng.randint(1, 20)
+        rows, embeddings = inputs(decoder, [rng.randrange(choices) for _ in range(count)])
+        caches, counts = [sound, broken], [count, 5]
+        both = [
+            torch.cat([part, torch.full_like(part[:, :1].expand(-1, 5, *part.shape[2:]), torch.nan)], 1)
+            for part in (rows, embeddings)
+        ]
+        if number % 2:
+            caches, counts = [broken, sound], [5, count]
+            both = [torch.cat([part[:, count:], part[:, :count]], 1) for part in both]
+        for cache, more in zip(caches, counts, strict=True):
+            cache.reserve(more)
+        got = steps.go_on(caches, counts, counts, *both)
+        for cache, more in zip(caches, counts, strict=True):
+            cache.advance(more)
+        logits = plain(decoder, [twin], [count], [count], (rows, embeddings), choices=choices)
+        agree([got[number % 2]], logits)
+        sound.reserve(1)
+        step = steps.step([sound], [3])
+        sound.advance(1)
+        agree([step], plain(decoder, [twin], [1], [1], inputs(decoder, [3]), choices=choices))
+    for blocks in pool.kinds.values():
+        assert not blocks.buffer[:, 0].any()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -69,6 +168,7 @@ def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypa
     steps = FixedSteps(decoder, pool, 10)
     steps.prepare(sequences, positions)
     monkeypatch.delattr(steps_module, "_Step")
+    monkeypatch.delattr(steps_module, "FixedPass")
     caches = [KVCache(pool, positions) for _ in range(sequences)]
     for length in sorted({0, positions // 2, positions - 1}):
         for cache in caches:
@@ -77,6 +177,17 @@ def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypa
             cache.reserve(1)
         for count in range(1, sequences + 1):
             assert len(steps.step(caches[:count], [1] * count)) == count
+    del caches
+    for _ in range(5):
+        counts = [rng.randint(1, min(256, positions)) for _ in range(rng.randint(1, sequences))]
+        for part in packed(counts):
+            caches = [KVCache(pool, positions) for _ in part]
+            own = [counts[at] for at in part]
+            for cache, count in zip(caches, own, strict=True):
+                cache.reserve(count)
+            keeps = [rng.randint(0, count) for count in own]
+            got = steps.go_on(caches, own, keeps, *inputs(decoder, [1] * sum(own)))
+            assert [len(ids) for ids in got] == keeps
 
 
 @torch.inference_mode()

@@ -1,0 +1,288 @@
+"""Passes of fixed shapes over the next positions of many sequences, any number of each.
+
+The positions of all sequences lie one behind the other and are filled up to one of a few lengths, as are the
+number of sequences, the queries that are set apart for each when it attends, and the block tables. What only
+fills up computes something that nobody reads, and writes it into a block of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import SLIDING, TextConfig
+from pipeline.gemma.ahead import Ahead, Lines
+from pipeline.gemma.cache import BLOCK, SPARE_ROW, KVCache, KVPool
+from pipeline.gemma.decoder import Decoder
+from pipeline.graphs import Fixed, Recorder
+
+NONE, LAST, ALL = range(3)
+"""Which positions the layers that share KV run over: none, the last of each sequence, or all."""
+
+MOST_POSITIONS = 2048
+"""Most positions in a pass."""
+
+MOST_QUERIES = 8192
+"""Most queries, those included that fill up: attention works on a rectangle of sequences and queries."""
+
+LEAST_TABLE = 32
+"""Blocks of the smallest tables; keys that are not there cost less than one more shape to record."""
+
+SEQUENCES = (1, 8, 64, 512)
+EACH = (4, 16, 64, 256, 1024, 2048)
+TOTAL = (16, 64, 128, 256, 512, 1024, 2048)
+ALONE = (4, *TOTAL)
+"""What is filled up to: sequences, positions of one among others, of all together, of one alone."""
+
+SMALL = 256
+"""Positions below which a pass takes about as long whatever their number: it reads all weights."""
+
+LOGITS_AT_ONCE = 512
+"""Positions whose logits are there at the same time, a quarter of a gigabyte of 262,144 words."""
+
+
+class Shape(NamedTuple):
+    """The shape of a pass.
+
+    Attributes:
+        positions: of all sequences.
+        sequences: how many.
+        each: most positions of one.
+        wanted: NONE, LAST or ALL.
+        blocks: of the longest table.
+    """
+
+    positions: int
+    sequences: int
+    each: int
+    wanted: int
+    blocks: int
+
+    @classmethod
+    def of(cls, counts: Sequence[int], keeps: Sequence[int], blocks: int) -> Shape:
+        """The smallest shape for sequences with so many new positions, of which so many are wanted."""
+        wanted, blocks = min(max(keeps), ALL), _power(blocks, LEAST_TABLE)
+        if len(counts) == 1:
+            total = _next(ALONE, counts[0])
+            return cls(total, 1, total, wanted, blocks)
+        sequences, each = _next(SEQUENCES, len(counts)), _next(EACH, max(counts))
+        most = min(sequences * each, MOST_POSITIONS)
+        return cls(min(_next(TOTAL, sum(counts)), most), sequences, each, wanted, blocks)
+
+    def covers(self, other: Shape) -> bool:
+        """Whether a pass of the other shape can be one of this, at a cost that is not out of proportion."""
+        return self.positions <= max(SMALL, 4 * other.positions) and all(
+            own >= its for own, its in zip(self, other, strict=True)
+        )
+
+    @property
+    def cost(self) -> tuple[int, int, int]:
+        """To be compared: work of the layers, of attention, of reading keys."""
+        return self.positions * (2 + self.wanted), self.sequences * self.each, self.blocks
+
+    def width(self, kind: str, config: TextConfig) -> int:
+        """Blocks in the tables of one kind of layers."""
+        return min(self.blocks, blocks_seen(config, self.each)) if kind == SLIDING else self.blocks
+
+
+def blocks_seen(config: TextConfig, count: int) -> int:
+    """Most blocks of a sliding layer that the next ``count`` positions of a sequence see."""
+    return 1 + -(-(config.sliding_window + count - 2) // BLOCK)
+
+
+def _next(ladder: Sequence[int], count: int) -> int:
+    """The smallest of a ladder that is at least ``count``; powers of two above it."""
+    return next((step for step in ladder if step >= count), _power(count, 1))
+
+
+def _power(count: int, least: int) -> int:
+    return max(least, 1 << (count - 1).bit_length())
+
+
+def to_prepare(sequences: int, positions: int) -> Iterator[Shape]:
+    """Shapes that cover passes of live speech, from large to small.
+
+    Soft tokens and last words come a few at a time, instructions and drafts up to some hundred. What else
+    may come is covered by these too, if with more to fill up, or is recorded when it comes.
+
+    Args:
+        sequences: most of them in a pass.
+        positions: of the longest.
+    """
+    blocks = _power(-(-positions // BLOCK), LEAST_TABLE)
+    for count in reversed(SEQUENCES[: SEQUENCES.index(_next(SEQUENCES, min(sequences, SEQUENCES[-1]))) + 1]):
+        fewer = max((step for step in SEQUENCES if step < count), default=0)
+        for each, less in ((256, 64), (64, 16), (16, 4), (4, 0)):
+            if count * each > MOST_QUERIES or less >= positions:
+                continue
+            full = min(count * each, MOST_POSITIONS)
+            if each <= 16:
+                yield Shape(full, count, each, NONE, blocks)
+            elif count <= 8:
+                yield Shape(full, count, each, LAST, blocks)
+            if each >= 16 or positions <= 4:
+                # A pass is seldom full: most sequences have fewer positions than the longest.
+                yield Shape(full, count, each, ALL, blocks)
+                least = fewer + 1 + less
+                while count > 1 and full > max(SMALL, 4 * _next(TOTAL, least)):
+                    full //= 2
+                    yield Shape(full, count, each, ALL, blocks)
+
+
+def packed(counts: Sequence[int]) -> list[list[int]]:
+    """Which of many sequences go into one pass, by the number of their new positions.
+
+    Args:
+        counts: at most MOST_POSITIONS each.
+
+    Returns:
+        For each pass the places of its sequences in ``counts``, those with most positions first.
+    """
+    passes: list[list[int]] = []
+    total = 0
+    for at in sorted(range(len(counts)), key=lambda at: -counts[at]):
+        count = counts[at]
+        if passes:
+            queries = _next(SEQUENCES, len(passes[-1]) + 1) * _next(EACH, counts[passes[-1][0]])
+            if total + count <= MOST_POSITIONS and queries <= MOST_QUERIES:
+                passes[-1].append(at)
+                total += count
+                continue
+        passes.append([at])
+        total = count
+    return passes
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is the same in all passes of one decoder over one pool.
+
+    Attributes:
+        recorder: of the decoder's device.
+        decoder: its weights must not move.
+        pool: where the caches are; a proxy, for the pool refers to its passes.
+        choices: how many ids, from 0 on, may be chosen.
+        ffn_widths: of the MatFormer sub-model, one per layer; None for the whole model.
+        skip: whether the layers that share KV run over the positions alone that are wanted.
+    """
+
+    recorder: Recorder
+    decoder: Decoder
+    pool: KVPool
+    choices: int
+    ffn_widths: tuple[int, ...] | None
+    skip: bool
+
+    def choose(self, hidden: Tensor) -> Tensor:
+        """The most likely ids behind final hidden states, [n, hidden] -> int64 [n]."""
+        chosen = [
+            self.decoder.logits(part)[:, : self.choices].argmax(-1)
+            for part in torch.split(hidden, LOGITS_AT_ONCE)
+        ]
+        return torch.cat(chosen)
+
+
+class FixedPass(Fixed):
+    """A pass of one shape with its inputs.
+
+    Args:
+        setting: what it shares with others.
+        shape: its own.
+    """
+
+    def __init__(self, setting: Setting, shape: Shape) -> None:
+        config, weight = setting.decoder.config, setting.decoder.embed_tokens.weight
+        total, sequences, each = shape.positions, shape.sequences, shape.each
+        # Positions, which of them are set apart where and are together again, the last of each sequence; and
+        # for each kind of layers where to write, where what is read begins, and the table.
+        sizes = [total, sequences * each, total, sequences]
+        for kind in setting.pool.kinds:
+            sizes += [total, sequences, sequences * shape.width(kind, config)]
+        super().__init__(setting.recorder, sizes)
+        for write in self.filled[4::3]:
+            write[:] = SPARE_ROW
+        self._setting, self._shape = setting, shape
+        layers, width = config.num_hidden_layers, config.hidden_size_per_layer_input
+        self._embeddings = weight.new_zeros((1, total, config.hidden_size))
+        self._rows = weight.new_zeros((1, total, layers, width))
+        self._chosen = torch.zeros(
+            (0, sequences, total)[shape.wanted], dtype=torch.int64, device=weight.device
+        )
+
+    def fill(
+        self, caches: Sequence[KVCache], counts: Sequence[int], rows: Tensor, embeddings: Tensor
+    ) -> None:
+        """Put the inputs in place.
+
+        Args:
+            caches: with the new positions reserved.
+            counts: how many these are in each.
+            rows: of the per-layer embedding table, [1, n, layers, ple].
+            embeddings: input embeddings with audio merged in, [1, n, hidden].
+        """
+        self.clear()
+        many, total, each = len(caches), sum(counts), self._shape.each
+        positions, apart, together, last = self.filled[:4]
+        ends = np.cumsum(counts)
+        begins = ends - counts
+        sequence = np.repeat(np.arange(many), counts)
+        within = np.arange(total) - begins[sequence]
+        positions[:total] = np.array([cache.length for cache in caches])[sequence] + within
+        # Where a sequence has fewer queries than others, its last one stands in again.
+        apart.reshape(-1, each)[:many] = begins[:, None] + np.minimum(
+            np.arange(each), np.array(counts)[:, None] - 1
+        )
+        together[:total] = sequence * each + within
+        last[:many] = ends - 1
+        # What fills up is another of the last query, so that it sees something.
+        positions[total:], together[total:] = positions[total - 1], together[total - 1]
+        for at, kind in zip(range(4, len(self.filled), 3), self._setting.pool.kinds, strict=True):
+            write, first, table = self.filled[at : at + 3]
+            write[:total] = np.concatenate(
+                [cache.rows(kind, count) for cache, count in zip(caches, counts, strict=True)]
+            )
+            write[total:] = SPARE_ROW
+            for number, (cache, count) in enumerate(zip(caches, counts, strict=True)):
+                first[number], blocks = cache.blocks(kind, count)
+                table.reshape(len(first), -1)[number, : len(blocks)] = blocks
+        self._rows[:, :total].copy_(rows)
+        self._embeddings[:, :total].copy_(embeddings)
+
+    def chosen(self, counts: Sequence[int], keeps: Sequence[int]) -> list[list[int]]:
+        """The most likely ids behind the last ``keeps`` positions of each sequence, which it waits for."""
+        if self._shape.wanted == NONE:
+            return [[] for _ in counts]
+        chosen: list[int] = self._chosen.tolist()
+        if self._shape.wanted == LAST:
+            return [chosen[at : at + keep] for at, keep in enumerate(keeps)]
+        ends = np.cumsum(counts).tolist()
+        return [chosen[end - keep : end] for end, keep in zip(ends, keeps, strict=True)]
+
+    def compute(self) -> None:
+        """See :class:`~pipeline.graphs.Fixed`."""
+        setting, shape = self._setting, self._shape
+        positions, apart, together, last = self.inputs[:4]
+        lines = {
+            kind: Lines(self.inputs[at], self.inputs[at + 2].view(shape.sequences, -1), self.inputs[at + 1])
+            for kind, at in zip(setting.pool.kinds, range(4, len(self.inputs), 3), strict=True)
+        }
+        ahead = Ahead(positions, lines, None, None)
+        if shape.sequences > 1:
+            ahead.apart, ahead.together = apart.view(-1, shape.each), together
+        if shape.wanted == ALL or not setting.skip:
+            ahead.wanted = ahead
+        elif shape.wanted == LAST:
+            ahead.wanted = Ahead(positions[last], lines, None, None, last)
+        hidden = setting.decoder.next_hidden(
+            self._rows, self._embeddings, setting.pool, ahead, setting.ffn_widths
+        )[0]
+        if shape.wanted == NONE:
+            return
+        if shape.wanted == LAST and not setting.skip:
+            hidden = hidden[last]
+        self._chosen.copy_(setting.choose(hidden))
