@@ -3,6 +3,7 @@
 # make e2e      drive the pages in a real Chromium, retake the screenshots of docs/images
 # make chaos    ten minutes of people speaking to two gateways while processes are killed and connections cut
 # make k8s-check  hold the manifests of k8s against schemas, policies and each other
+# make simulstream  install the client and the scorer of simulstream for their tests, beside .venv
 # make audit    ask PyPI's advisories about the pinned versions (wants the internet)
 # make lock     write the requirements of the images, with hashes (wants the internet)
 # make sbom     list what is installed as a CycloneDX bill of materials, sbom.json
@@ -19,7 +20,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := .venv/.installed
 
-.PHONY: run test e2e chaos k8s-check kustomize audit lock sbom lint format clean
+.PHONY: run test e2e chaos k8s-check kustomize simulstream audit lock sbom lint format clean
 
 run: $(INSTALLED)
 	@$(BIN)/python examples/demo.py
@@ -49,6 +50,17 @@ kustomize: $(INSTALLED)
 	@cd .make && unzip -qop layer.zip kubectl/kubectl >kubectl.new && rm layer.zip aws_cdk_*.whl
 	@echo "924eb50779153f20cb668117d141440b95df2f325a64452d78dff9469145e277  .make/kubectl.new" | sha256sum --check --quiet
 	@chmod +x .make/kubectl.new && mv .make/kubectl.new $@
+
+simulstream: .make/simulstream/.installed
+
+# Without the torch, librosa and pycountry that it asks for: its server alone wants them.
+.make/simulstream/.installed: Makefile constraints.txt
+	@$(PYTHON) -m venv .make/simulstream
+	@$(SIMULSTREAM_PIP) --constraint constraints.txt numpy PyYAML websockets mweralign==1.4.1 sentencepiece==0.2.3
+	@$(SIMULSTREAM_PIP) --no-deps simulstream==1.0.0
+	@touch $@
+
+SIMULSTREAM_PIP = .make/simulstream/bin/python -m pip --disable-pip-version-check --quiet install
 
 # Advisories know torch by its version alone, not by its build.
 audit: .make/supply/.installed

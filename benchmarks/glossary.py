@@ -1,4 +1,4 @@
-"""What a glossary does for the terms in it, and to everything else.
+"""What a glossary does for the terms in it, and to everything else; and what a context does.
 
     python -m benchmarks.glossary [--model DIR] [--limit 40] [--sentences FILE] [--json]
 
@@ -11,14 +11,15 @@ such file), spoken by voices of espeak-ng that training never heard, that have a
 ``pairs``  a word whose usual translation is in the reference, and for which another one (:data:`PAIRS`) is
            given, which replaces it in the reference.
 
-Each is heard without a glossary, and with one that has the terms of all sentences of its kind. Recall is the
-share of the terms in the texts that they belong into, with their capitals or the sentence's; inserted are
-terms that are found in texts that they do not belong into, nearly always those of other sentences. WER and
-BLEU are those of :mod:`benchmarks.quality`. The bonuses in :mod:`pipeline.gemma.bias` were chosen on other
-sentences, those of a file that ``--sentences`` named. The last line is one JSON object: ``{"names": {"es-en":
-{"clips": ..., "terms": ..., "without": {"recall_transcript": ..., "recall_translation": ..., "inserted": ...,
-"wer": ..., "bleu": ...}, "with": ...}, "en-es": ...}, "words": ..., "pairs": ...}``; without a recall where
-no text should have a term.
+Each is heard without a glossary, and with one that has the terms of all sentences of its kind; with a model
+that was made for a context, names and words are told in one, too, as many as it takes. Recall is the share
+of the terms in the texts that they belong into, with their capitals or the sentence's; inserted are terms
+that are found in texts that they do not belong into, nearly always those of other sentences. WER and BLEU are
+those of :mod:`benchmarks.quality`. The bonuses in :mod:`pipeline.gemma.bias` were chosen on other sentences,
+those of a file that ``--sentences`` named. The last line is one JSON object: ``{"names": {"es-en": {"clips":
+..., "terms": ..., "without": {"recall_transcript": ..., "recall_translation": ..., "inserted": ..., "wer":
+..., "bleu": ...}, "with": ..., "context": ...}, "en-es": ...}, "words": ..., "pairs": ...}``; without a
+recall where no text should have a term.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from numpy.typing import NDArray
 from benchmarks.quality import DATA, Answer, Clip, Direction, answering, encode, score, spoken
 from pipeline.batching import run_alone
 from pipeline.cli import NANO
-from pipeline.config import StreamConfig
+from pipeline.config import CONTEXT_CHARACTERS, ContextConfig, StreamConfig
 from pipeline.glossary import Entry, says
 from pipeline.model import Gemma3n
 from pipeline.training.engines import held_out_voices
@@ -178,10 +179,20 @@ def entries_of(cases: Sequence[Case]) -> list[Entry]:
 
 
 def answers(
-    model: Gemma3n, speech: Sequence[NDArray[np.float32]], direction: Direction, glossary: Sequence[Entry]
+    model: Gemma3n,
+    speech: Sequence[NDArray[np.float32]],
+    direction: Direction,
+    glossary: Sequence[Entry],
+    context: str = "",
 ) -> list[Answer]:
     """Transcripts and translations of encoded clips."""
-    config = StreamConfig(direction[0], (direction[1],), partials=False, glossary=tuple(glossary))
+    config = StreamConfig(
+        direction[0],
+        (direction[1],),
+        partials=False,
+        context=ContextConfig(context),
+        glossary=tuple(glossary),
+    )
     return [run_alone(answering(SpeechTranslator(model, config), tokens), model.step) for tokens in speech]
 
 
@@ -215,15 +226,32 @@ def count(cases: Sequence[Case], heard: Sequence[Answer], direction: Direction) 
     return {**scores, "inserted": inserted}
 
 
+def told(entries: Sequence[Entry]) -> str:
+    """The terms of a glossary as a context, as many as there is room for; of pairs nothing."""
+    terms = [entry if isinstance(entry, str) else next(iter(entry.values())) for entry in entries]
+    if any(len(entry) > 1 for entry in entries if not isinstance(entry, str)):
+        return ""
+    text = ""
+    for term in terms:
+        longer = f"{text}, {term}" if text else term
+        if len(longer) > CONTEXT_CHARACTERS:
+            break
+        text = longer
+    return text
+
+
 def evaluate(
     model: Gemma3n, cases: Sequence[Case], clips: Sequence[Clip], direction: Direction
 ) -> dict[str, Any]:
-    """What comes of the clips of some cases without and with their glossary."""
+    """What comes of the clips of some cases without and with their glossary, and with a context of it."""
     speech = [encode(model, clip.waveform) for clip in clips]
     entries = entries_of(cases)
     results: dict[str, Any] = {"clips": len(clips), "terms": len(entries)}
-    for name, glossary in (("without", ()), ("with", entries)):
-        heard = answers(model, speech, direction, glossary)
+    given: list[tuple[str, Sequence[Entry], str]] = [("without", (), ""), ("with", entries, "")]
+    if model.prompt.takes_context and (context := told(entries)):
+        given.append(("context", (), context))
+    for name, glossary, context in given:
+        heard = answers(model, speech, direction, glossary, context)
         scores = score(clips, heard)
         results[name] = count(cases, heard, direction) | {key: scores[key] for key in ("wer", "bleu")}
     return results
@@ -235,7 +263,7 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     rows = ["".join([f"{'kind':<8}{'speech':<8}", *(f"{head:>11}" for head in heads)])]
     for kind, by_direction in results.items():
         for direction, result in by_direction.items():
-            for name in ("without", "with"):
+            for name in filter(result.__contains__, ("without", "with", "context")):
                 scores = result[name]
                 shares = [scores.get(f"recall_{text}") for text in ("transcript", "translation")]
                 cells = [

@@ -1,27 +1,34 @@
 """What a reader of the subtitles gets: how early, how steady, how right.
 
-    python -m benchmarks.live [--model DIR] [--url ws://HOST:PORT/v1/stream] [--sentences 16] [--frame 40]
-        [--policy agreement|delay|attention] [--noise-seconds 600] [--output DIR]
-    python -m benchmarks.live --policies [--model DIR] [--sentences 16] [--output DIR]
+    python -m benchmarks.live [--model DIR] [--url ws://HOST:PORT/v1/stream] [--direction es-en en-es ...]
+        [--engine espeak-ng|mbrola] [--sentences 16] [--frame 40] [--policy agreement|delay|attention]
+        [--noise-seconds 600] [--output DIR]
+    python -m benchmarks.live --human DIR [any of the above]
+    python -m benchmarks.live --policies [--model DIR] [--direction ...] [--sentences 16] [--output DIR]
 
-A Spanish and an English talk of held-out sentences, in voices that training never heard
-(:mod:`benchmarks.talks`; needs ``espeak-ng``), go through a running service over its WebSocket at real time,
-in frames of ``--frame`` milliseconds, one talk after the other. Without ``--url`` a server is started for
-that. From the events and the times of their arrival come the hypothesis file of OmniSTEval and a log in the
-format of simulstream; OmniSTEval (in the extra ``bench``) scores the former. All files are in ``--output``.
+Talks of held-out sentences, in voices that training never heard (:mod:`benchmarks.talks`; needs
+``espeak-ng``), one for each direction, go through a running service over its WebSocket at real time, in
+frames of ``--frame`` milliseconds, one talk after the other. Without ``--url`` a server is started for that.
+From the events and the times of their arrival come the hypothesis file of OmniSTEval and logs in the format
+of simulstream, one of stable text and one of all text; OmniSTEval (in the extra ``bench``) scores the former.
+All files are in ``--output``.
 
 Besides, in this process and as fast as it goes: the same sentences, each as one clip, for the quality that
 there is without any hurry (``bleu_offline``); minutes of silence, noise, hum and chords, in which every final
 word is one too many (``hallucinated_words``); and the CPU time of four targets over that of one
 (``cost_4_targets``; a language that the model was not made for takes as long as another).
 
+``--human`` has talks of recordings of people instead, those of a folder (as :mod:`benchmarks.quality` wants
+it) whose translation is known; the last two, which are not about them, are left out.
+
 ``--policies`` draws the curve of quality against latency: every policy at several settings, over the same
 talks, in this process; latency is then computation-unaware, and ``cpu`` is CPU time per second of audio.
 
-Latencies: LongYAAL of translations, computation-unaware (``longyaal_cu_s``) and -aware (``longyaal_ca_s``),
-mean of both directions; ``final_p50_s`` and ``final_p95_s``, from the end of a sentence to the final
-translation of the utterance that ends with it; ``erasure_stable`` and ``erasure_tentative``, words of the
-translation taken back per final word. The last line is one JSON object.
+Latencies: LongYAAL of translations, computation-unaware (``longyaal_cu_s``) and -aware (``longyaal_ca_s``);
+``final_p50_s`` and ``final_p95_s``, from the end of a sentence to the final translation of the utterance that
+ends with it; ``erasure_stable`` and ``erasure_tentative``, words of the translation taken back per final
+word. Figures are means over the directions, but for the percentiles, which are of all sentences. The last
+line is one JSON object, with the figures of each direction under ``directions``.
 """
 
 from __future__ import annotations
@@ -44,16 +51,27 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.models import NANO
-from benchmarks.quality import hear_whole, normalise
+from benchmarks.quality import ENGINES, directions, hear_whole, normalise
 from benchmarks.service import paced, serving
-from benchmarks.simul import Arrival, erasure, final_latencies, omnisteval, output, simulstream_log, texts
-from benchmarks.talks import Talk, held_out_talks, nobody
+from benchmarks.simul import (
+    Arrival,
+    erasure,
+    final_latencies,
+    omnisteval,
+    output,
+    texts,
+    write_simulstream_logs,
+)
+from benchmarks.talks import Talk, held_out_talks, nobody, recorded_talks
 from pipeline.audio.pcm import to_s16le
 from pipeline.config import POLICIES, SAMPLE_RATE, PolicyConfig, StreamConfig
 from pipeline.model import Gemma3n
 from pipeline.stream import Stream
 from pipeline.wire.commands import Start
 from workers.client import converse
+
+DEFAULT = ("es-en", "en-es")
+"""Directions that are measured where none are named."""
 
 PAUSES = (0.3, 1.2)
 """Least and most seconds between two sentences of a talk."""
@@ -105,45 +123,61 @@ def hear_fast(
     return [Arrival(event, event.audio_time) for event in arrivals]
 
 
-def measure(talks: Sequence[Talk], heard: Sequence[Sequence[Arrival]], folder: Path) -> dict[str, float]:
-    """Scores of talks, each in a direction of its own, as means over them."""
-    rows = []
-    for talk, arrivals in zip(talks, heard, strict=True):
-        said = output(arrivals, talk.target)
-        scores = omnisteval([talk], [said], folder / f"{talk.source}-{talk.target}")
-        transcript = " ".join(output(arrivals, None).words)
-        spoken = " ".join(sentence.said for sentence in talk.sentences)
-        rows.append(
-            {
-                # Of a talk in which nothing was said there is no latency.
-                "longyaal_cu_s": scores.get("LongYAAL (CU)", math.nan) / 1000,
-                "longyaal_ca_s": scores.get("LongYAAL (CA)", math.nan) / 1000,
-                "laal_cu_s": scores.get("LongLAAL (CU)", math.nan) / 1000,
-                "bleu_live": scores["BLEU"],
-                "chrf_live": scores["chrF"],
-                "wer": jiwer.wer(normalise(spoken), normalise(transcript)),
-                "erasure_stable": erasure(arrivals, talk.target, tentative=False),
-                "erasure_tentative": erasure(arrivals, talk.target, tentative=True),
-            }
-        )
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    latencies = [
-        latency
-        for talk, arrivals in zip(talks, heard, strict=True)
-        for latency in final_latencies(arrivals, talk)
-    ]
+def scored(talk: Talk, arrivals: Sequence[Arrival], folder: Path) -> dict[str, float]:
+    """Scores of one talk, without :func:`percentiles`; OmniSTEval's files stay in ``folder``."""
+    scores = omnisteval([talk], [output(arrivals, talk.target)], folder)
+    transcript = " ".join(output(arrivals, None).words)
+    spoken = " ".join(sentence.said for sentence in talk.sentences)
+    return {
+        # Of a talk in which nothing was said there is no latency.
+        "longyaal_cu_s": scores.get("LongYAAL (CU)", math.nan) / 1000,
+        "longyaal_ca_s": scores.get("LongYAAL (CA)", math.nan) / 1000,
+        "laal_cu_s": scores.get("LongLAAL (CU)", math.nan) / 1000,
+        "bleu_live": scores["BLEU"],
+        "chrf_live": scores["chrF"],
+        "wer": jiwer.wer(normalise(spoken), normalise(transcript)),
+        "erasure_stable": erasure(arrivals, talk.target, tentative=False),
+        "erasure_tentative": erasure(arrivals, talk.target, tentative=True),
+    }
+
+
+def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each score."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def percentiles(talks: Sequence[Talk], heard: Sequence[Sequence[Arrival]]) -> dict[str, float]:
+    """How late final translations are."""
+    pairs = zip(talks, heard, strict=True)
+    latencies = [latency for talk, arrivals in pairs for latency in final_latencies(arrivals, talk)]
     p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (math.nan,) * 2
-    return means | {"final_p50_s": float(p50), "final_p95_s": float(p95)}
+    return {"final_p50_s": float(p50), "final_p95_s": float(p95)}
 
 
-def offline(model: Gemma3n, talks: Sequence[Talk]) -> float:
-    """BLEU of the talks' sentences, each heard whole and by itself; mean over the talks."""
-    scores = []
-    for talk in talks:
-        answers = [hear_whole(model, clip.waveform, talk.source, talk.target) for clip in talk.clips]
-        meant = [sentence.meant for sentence in talk.sentences]
-        scores.append(sacrebleu.corpus_bleu([translation for _, translation in answers], [meant]).score)
-    return float(np.mean(scores))
+def measure(
+    talks: Sequence[Talk], heard: Sequence[Sequence[Arrival]], folder: Path
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Scores of talks, each in a direction of its own: over all of them, and by direction."""
+    rows = {
+        direction(talk): scored(talk, arrivals, folder / direction(talk))
+        for talk, arrivals in zip(talks, heard, strict=True)
+    }
+    overall = means(list(rows.values())) | percentiles(talks, heard)
+    for talk, arrivals in zip(talks, heard, strict=True):
+        rows[direction(talk)] |= percentiles([talk], [arrivals])
+    return overall, rows
+
+
+def direction(talk: Talk) -> str:
+    """As ``--direction`` has it."""
+    return f"{talk.source}-{talk.target}"
+
+
+def offline(model: Gemma3n, talk: Talk) -> float:
+    """BLEU of a talk's sentences, each heard whole and by itself."""
+    answers = [hear_whole(model, clip.waveform, talk.source, talk.target) for clip in talk.clips]
+    meant = [sentence.meant for sentence in talk.sentences]
+    return sacrebleu.corpus_bleu([translation for _, translation in answers], [meant]).score
 
 
 def hallucinated(model: Gemma3n, seconds: float) -> int:
@@ -182,7 +216,7 @@ def curve(model: Gemma3n, talks: Sequence[Talk], folder: Path) -> list[dict[str,
             for talk in talks
         ]
         cpu = (time.process_time() - begin) / sum(len(talk.waveform) / SAMPLE_RATE for talk in talks)
-        scores = measure(talks, heard, folder / name.replace(" ", "-"))
+        scores, _ = measure(talks, heard, folder / name.replace(" ", "-"))
         rows.append({"policy": policy.kind, "setting": setting[policy.kind], **scores, "cpu": cpu})
         print(
             f"{name:<18}{scores['longyaal_cu_s']:>8.2f} s{scores['laal_cu_s']:>5.2f} s"
@@ -209,39 +243,63 @@ async def _hear_all_from_own(
         return await _hear_all(server.url, talks, policy, frame)
 
 
+def _table(rows: dict[str, dict[str, float]]) -> str:
+    """Figures by direction, for people."""
+    names = ("longyaal_cu_s", "bleu_live", "bleu_offline", "wer", "final_p95_s", "erasure_tentative")
+    lines = ["direction" + "".join(f"{name:>18}" for name in names)]
+    for name, row in rows.items():
+        lines.append(f"{name:<9}" + "".join(f"{row[column]:>18.3f}" for column in names))
+    return "\n".join(lines)
+
+
 def _rounded(result: dict[str, Any]) -> dict[str, Any]:
     """For JSON, which has no word for what is not a number."""
     numbers = {name: round(value, 4) for name, value in result.items() if isinstance(value, float)}
     return result | {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+def _options(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, default=NANO, help="by default the bundled one")
     parser.add_argument("--url", help="of a running service that has the same model")
+    parser.add_argument("--direction", nargs="+", metavar="XX-XX", help="by default es-en and en-es")
+    parser.add_argument("--human", type=Path, metavar="DIR", help="recordings of people instead")
     parser.add_argument("--sentences", type=int, default=16, help="in each talk")
     parser.add_argument("--frame", type=int, default=40, help="milliseconds of a client's frame")
     parser.add_argument("--policy", choices=POLICIES, default=PolicyConfig().kind)
     parser.add_argument("--policies", action="store_true", help="compare all policies instead")
-    parser.add_argument("--engine", default="espeak-ng", help="whose voices speak, see benchmarks.quality")
+    parser.add_argument("--engine", choices=ENGINES, default="espeak-ng", help="whose voices speak")
     parser.add_argument("--noise-seconds", type=float, default=600.0, help="in which nobody speaks")
     parser.add_argument("--output", type=Path, help="where files go; by default nowhere that stays")
     options = parser.parse_args(argv)
     if options.sentences < 1 or not 20 <= options.frame <= 100 or options.noise_seconds < 1:
         parser.error("--sentences must be at least 1, --frame from 20 to 100, --noise-seconds at least 1")
+    return parser, options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser, options = _options(argv)
     torch.set_num_threads(1)
     model = Gemma3n.from_pretrained(options.model)
-    talks = held_out_talks(options.sentences, PAUSES, options.engine)
+    known = {f"{source}-{target}": (source, target) for source, target in directions(model.languages)}
+    names = options.direction or (known if options.human else DEFAULT)
+    if unknown := set(names) - known.keys():
+        parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    wanted = [known[name] for name in names]
+    if options.human:
+        talks = recorded_talks(options.human, wanted, options.sentences, PAUSES)
+    else:
+        talks = held_out_talks(wanted, options.sentences, PAUSES, options.engine)
+    if not talks:
+        parser.error(f"no recording in {options.human} has a known translation")
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.output or Path(scratch)
         if options.policies:
-            rows = curve(model, talks, folder)
-            print(
-                json.dumps(
-                    {"policies": [_rounded(row) for row in rows], "bleu_offline": offline(model, talks)}
-                )
-            )
+            rows = [_rounded(row) for row in curve(model, talks, folder)]
+            bleu = float(np.mean([offline(model, talk) for talk in talks]))
+            print(f"each sentence by itself: BLEU {bleu:.1f}")
+            print(json.dumps({"policies": rows, "bleu_offline": bleu}))
             return
         policy = PolicyConfig(options.policy)
         frame = options.frame / 1000
@@ -250,18 +308,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             if options.url
             else _hear_all_from_own(options.model, talks, policy, frame)
         )
-        result: dict[str, Any] = dict(measure(talks, heard, folder))
-        log = "".join(json.dumps(line) + "\n" for line in simulstream_log(talks, heard))
-        (folder / "simulstream.jsonl").write_text(log, encoding="utf-8")
-    result |= {
-        "bleu_offline": offline(model, talks),
-        "hallucinated_words": hallucinated(model, options.noise_seconds),
-        "cost_4_targets": cost(model, talks[0]),
-        "policy": options.policy,
-        "sentences": 2 * options.sentences,
-    }
+        overall, by_direction = measure(talks, heard, folder)
+        write_simulstream_logs(talks, heard, folder)
+    for talk in talks:
+        by_direction[direction(talk)]["bleu_offline"] = offline(model, talk)
+    result: dict[str, Any] = dict(overall)
+    result["bleu_offline"] = float(np.mean([row["bleu_offline"] for row in by_direction.values()]))
+    if not options.human:
+        result["hallucinated_words"] = hallucinated(model, options.noise_seconds)
+        result["cost_4_targets"] = cost(model, talks[0])
+    result |= {"policy": options.policy, "sentences": sum(len(talk.sentences) for talk in talks)}
+    print(_table(by_direction))
     for name, value in result.items():
         print(f"{name:<20}{value:>10.3f}" if isinstance(value, float) else f"{name:<20}{value:>10}")
+    result["directions"] = {name: _rounded(row) for name, row in by_direction.items()}
     print(json.dumps(_rounded(result)))
 
 

@@ -19,11 +19,17 @@ import numpy as np
 
 from benchmarks.talks import Talk
 from pipeline.config import SAMPLE_RATE
-from pipeline.text.stability import common_prefix, words
-from pipeline.wire.events import Event, Transcript, Translation, UtteranceText
+from pipeline.text.stability import words
+from pipeline.wire.events import Done, Event, Transcript, Translation, UtteranceText
 
 AFTER_SPEECH = 1.0
 """Seconds between the end of an utterance and that of the sentence that it ends with, at most."""
+
+SPACE = "\u2581"
+"""A space in a token, as SentencePiece writes it."""
+
+JOINED = "detokenizer_type: simuleval\nlatency_unit: spm\n"
+"""Tells simulstream's scorer that such tokens are those of its log."""
 
 
 @dataclass(frozen=True)
@@ -120,26 +126,58 @@ def hypothesis(talk: Talk, said: Output) -> dict[str, object]:
     }
 
 
-def simulstream_log(talks: Sequence[Talk], heard: Sequence[Sequence[Arrival]]) -> list[dict[str, object]]:
-    """Lines of a log as simulstream's metrics read it: what each event added to and took from the text."""
+def simulstream_log(
+    talks: Sequence[Talk], heard: Sequence[Sequence[Arrival]], *, tentative: bool
+) -> list[dict[str, object]]:
+    """Lines of a log as simulstream's metrics read it: what each event added to and took from the text.
+
+    Args:
+        talks: one for each stream.
+        heard: what came of each.
+        tentative: whether the tentative text counts as shown, or the stable text alone.
+    """
     lines: list[dict[str, object]] = []
     for number, (talk, arrivals) in enumerate(zip(talks, heard, strict=True)):
         lines.append({"id": number, "metadata": {"wav_name": talk.name}})
         shown: dict[int, list[str]] = {}
         for event, elapsed in texts(arrivals, talk.target):
-            before, now = shown.get(event.utterance, []), (event.stable + event.tentative).split()
-            kept = common_prefix([before, now])
-            shown[event.utterance] = now
-            lines.append(
-                {
-                    "id": number,
-                    "total_audio_processed": event.audio_time,
-                    "computation_time": max(0.0, elapsed - event.audio_time),
-                    "generated_tokens": now[kept:],
-                    "deleted_tokens": before[kept:],
-                }
-            )
+            before = shown.get(event.utterance, [])
+            kept, new = _change(before, event.stable + (event.tentative if tentative else ""))
+            shown[event.utterance] = before[:kept] + new
+            lines.append(_logged(number, event, elapsed, new, before[kept:]))
+        # The scorer knows no talk without a line, and takes the length of the audio from the last one.
+        ends = [arrival for arrival in arrivals if isinstance(arrival.event, Done)]
+        lines += [_logged(number, end.event, end.elapsed, [], []) for end in ends]
     return lines
+
+
+def _change(tokens: Sequence[str], text: str) -> tuple[int, list[str]]:
+    """How many of the tokens of a text stay when it becomes ``text``, and those that come to them."""
+    now = "".join(f" {word}" for word in text.split())
+    kept = len(tokens)
+    while not now.startswith("".join(tokens[:kept])):
+        kept -= 1
+    return kept, words(now[len("".join(tokens[:kept])) :])
+
+
+def _logged(
+    number: int, event: Event, elapsed: float, new: Sequence[str], deleted: Sequence[str]
+) -> dict[str, object]:
+    return {
+        "id": number,
+        "total_audio_processed": event.audio_time,
+        "computation_time": max(0.0, elapsed - event.audio_time),
+        "generated_tokens": [token.replace(" ", SPACE) for token in new],
+        "deleted_tokens": [token.replace(" ", SPACE) for token in deleted],
+    }
+
+
+def write_simulstream_logs(talks: Sequence[Talk], heard: Sequence[Sequence[Arrival]], folder: Path) -> None:
+    """Write what simulstream's scorer reads: a log of stable text, one of all text, and how tokens join."""
+    for name, tentative in (("simulstream.jsonl", False), ("simulstream-tentative.jsonl", True)):
+        lines = simulstream_log(talks, heard, tentative=tentative)
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "simulstream.yaml").write_text(JOINED, encoding="utf-8")
 
 
 def omnisteval(talks: Sequence[Talk], outputs: Sequence[Output], folder: Path) -> dict[str, float]:

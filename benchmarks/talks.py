@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality import ENGINES, Clip, held_out_pairs, noises, spoken
+from benchmarks.quality import ENGINES, Clip, Direction, noises, recorded, sentences, spoken
 from pipeline.config import SAMPLE_RATE
 
 ROOM = 3e-4
@@ -17,6 +18,12 @@ ROOM = 3e-4
 
 AUDIBLE = 0.01
 """A clip is speech from its first to its last sample of this part of its peak."""
+
+AUDIBLE_IN_ROOMS = 0.05
+"""The same of recordings of people, which are never silent."""
+
+SOFT_ENDS = 0.3
+"""Seconds of such recordings that are left before and behind: an s may be softer than the room is loud."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,8 @@ def compose(
     clips: Sequence[Clip],
     *,
     pauses: tuple[float, float],
+    audible: float = AUDIBLE,
+    ends: float = 0.0,
     seed: int = 0,
 ) -> Talk:
     """Have clips follow each other.
@@ -74,19 +83,22 @@ def compose(
         target: language of the clips' translations.
         clips: what is said.
         pauses: least and most seconds between two sentences; none at all makes speech without a pause.
+        audible: part of a clip's peak from which on a sample is speech.
+        ends: most seconds of a clip that stay before and behind its speech.
         seed: of the pauses and the noise.
     """
     random, noise = Random(seed), np.random.default_rng(seed)
     parts: list[NDArray[np.float32]] = [np.zeros(SAMPLE_RATE, np.float32)]
-    sentences, trimmed = [], []
+    said, trimmed = [], []
     for clip in clips:
-        loud = np.flatnonzero(np.abs(clip.waveform) >= AUDIBLE * np.abs(clip.waveform).max())
-        sound = clip.waveform[loud[0] : loud[-1] + 1]
-        begin = sum(map(len, parts))
-        sentences.append(
+        loud = np.flatnonzero(np.abs(clip.waveform) >= audible * np.abs(clip.waveform).max())
+        kept = max(0, loud[0] - round(ends * SAMPLE_RATE))
+        sound = clip.waveform[kept : loud[-1] + 1 + round(ends * SAMPLE_RATE)]
+        begin = sum(map(len, parts)) - kept
+        said.append(
             Sentence(
-                begin / SAMPLE_RATE,
-                (begin + len(sound)) / SAMPLE_RATE,
+                float(begin + loud[0]) / SAMPLE_RATE,
+                float(begin + loud[-1] + 1) / SAMPLE_RATE,
                 clip.transcript,
                 clip.translation or "",
             )
@@ -97,22 +109,57 @@ def compose(
     parts.append(np.zeros(SAMPLE_RATE, np.float32))
     waveform = np.concatenate(parts)
     waveform += noise.normal(0, ROOM, len(waveform)).astype(np.float32)
-    return Talk(name, source, target, waveform, sentences, trimmed)
+    return Talk(name, source, target, waveform, said, trimmed)
 
 
-def held_out_talks(sentences: int, pauses: tuple[float, float], engine: str = "espeak-ng") -> list[Talk]:
-    """A Spanish and an English talk of held-out sentences, each in voices that training never heard.
+def held_out_talks(
+    directions: Sequence[Direction], count: int, pauses: tuple[float, float], engine: str = "espeak-ng"
+) -> list[Talk]:
+    """Talks of so many held-out sentences, one for each direction, in voices that training never heard.
 
     Raises:
         OSError: the engine is not installed.
     """
-    pairs = held_out_pairs()[:sentences]
-    turned = [(english, spanish) for spanish, english in pairs]
     voices = ENGINES[engine]
     return [
-        compose("talk-es.wav", "es", "en", spoken(pairs, voices("es")), pauses=pauses),
-        compose("talk-en.wav", "en", "es", spoken(turned, voices("en")), pauses=pauses),
+        compose(
+            _name(source, target),
+            source,
+            target,
+            spoken(sentences((source, target), count), voices(source)),
+            pauses=pauses,
+        )
+        for source, target in directions
     ]
+
+
+def recorded_talks(
+    folder: Path, directions: Sequence[Direction], count: int, pauses: tuple[float, float]
+) -> list[Talk]:
+    """Talks of recordings of people, one for each direction that there are any for.
+
+    Args:
+        folder: with recordings and a manifest, as :func:`benchmarks.quality.recorded` wants it; those whose
+            translation it does not tell are left out.
+        directions: that may be wanted.
+        count: most recordings in a talk.
+        pauses: least and most seconds of silence that are put between two of them.
+
+    Raises:
+        AudioError: a file that the manifest names cannot be read.
+    """
+    talks = []
+    for (source, target), clips in recorded(folder, directions).items():
+        if known := [clip for clip in clips if clip.translation is not None][:count]:
+            name = _name(source, target)
+            talks.append(
+                compose(name, source, target, known, pauses=pauses, audible=AUDIBLE_IN_ROOMS, ends=SOFT_ENDS)
+            )
+    return talks
+
+
+def _name(source: str, target: str) -> str:
+    return f"talk-{source}-{target}.wav"
 
 
 def nobody(seconds: float) -> NDArray[np.float32]:

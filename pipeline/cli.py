@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import pipeline
 from pipeline.errors import SurtitleError
+from pipeline.options import add_knowledge, add_languages, add_model, config_of, context_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,9 @@ FORMATS = ("text", "json", "srt", "vtt")
 
 SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-INPUT_ERRORS = frozenset({"bad_audio", "unknown_language", "bad_model", "bad_settings", "bad_message"})
+INPUT_ERRORS = frozenset(
+    {"bad_audio", "unknown_language", "unsupported", "bad_model", "bad_settings", "bad_message"}
+)
 """Codes of the errors that other input would not have met; they are usage errors."""
 
 LIVE_PIECE = 1_600
@@ -100,8 +103,9 @@ def _parser() -> argparse.ArgumentParser:
 
     translate = commands.add_parser("translate", help="transcribe and translate a recording")
     translate.add_argument("recording", type=Path, metavar="TALK.wav")
-    _add_languages(translate)
-    _add_model(translate)
+    add_languages(translate)
+    add_knowledge(translate)
+    add_model(translate)
     translate.add_argument("--format", choices=FORMATS, help="of the result (default: text)")
     translate.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     translate.add_argument(
@@ -114,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve live streams over WebSockets")
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8765)")
-    _add_model(serve)
+    add_model(serve)
     serve.add_argument("--config", type=Path, metavar="surtitle.toml", help="configuration file")
     serve.add_argument("--encoder-workers", type=int, metavar="N", help="processes that encode (default: 1)")
     serve.add_argument("--decoder-workers", type=int, metavar="N", help="processes that decode (default: 1)")
@@ -131,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     speech.add_argument("--microphone", action="store_true", help="until Ctrl-C")
     listen.add_argument("--url", default="ws://127.0.0.1:8765/v1/stream", help="default: %(default)s")
-    _add_languages(listen)
+    add_languages(listen)
+    add_knowledge(listen)
     stdin = listen.add_argument_group("what comes from standard input")
     stdin.add_argument("--encoding", help="pcm_s16le (default), pcm_f32le, mulaw, alaw, opus or flac")
     stdin.add_argument("--sample-rate", type=int, metavar="HZ", help="default: 16000")
@@ -194,28 +199,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_languages(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--from", dest="source", required=True, metavar="LANGUAGE", help="spoken: es; either of es,en; auto"
-    )
-    parser.add_argument(
-        "--to",
-        dest="targets",
-        action="append",
-        required=True,
-        metavar="LANGUAGE",
-        help="to translate into, as in: --to en; can be repeated",
-    )
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        metavar="DIR",
-        help="folder in Hugging Face layout, or a Hugging Face id (default: the bundled model)",
-    )
-
-
 def _translate(options: argparse.Namespace) -> None:
     if options.realtime and options.format not in (None, "json"):
         raise UsageError("--realtime prints protocol events as JSON; leave --format out")
@@ -243,7 +226,12 @@ def _translate_whole(
 
     with _progress(options.recording.name, len(waveform) / SAMPLE_RATE) as progress:
         translation = translate(
-            model, waveform, source=options.source, targets=options.targets, progress=progress
+            model,
+            waveform,
+            source=options.source,
+            targets=options.targets,
+            config=config_of(options),
+            progress=progress,
         )
     out.write(_formatted(translation, options.format or "text"))
 
@@ -275,7 +263,8 @@ def _translate_live(
     from pipeline.stream import Stream  # noqa: PLC0415
     from pipeline.wire.events import encode  # noqa: PLC0415
 
-    stream = Stream(model, source=options.source, targets=options.targets, audio=AudioFormat("pcm_f32le"))
+    audio, config = AudioFormat("pcm_f32le"), config_of(options)
+    stream = Stream(model, source=options.source, targets=options.targets, audio=audio, config=config)
 
     def tell(events: Iterable[Event]) -> None:
         for event in events:
@@ -347,6 +336,8 @@ def _listen(options: argparse.Namespace) -> None:
         source=options.source,
         targets=options.targets,
         audio=AudioFormat(**given),
+        context=context_of(options),
+        glossary=options.glossary,
     )
 
 
@@ -415,6 +406,8 @@ def _stream_info(model: Description) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         nbytes = most_bytes(prompt, model.config.text, config, dtype)
         print(f"{'of one stream':<22}{str(dtype).removeprefix('torch.'):<14}{nbytes:>16,}")
+    print(f"\n{'languages':<22}{', '.join(prompt.languages)}")
+    print(f"{'context':<22}{'taken' if prompt.takes_context else 'refused'}")
 
 
 def _convert_ple(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.text.policies import new_policy
 from pipeline.text.ruts import without_rut
 from pipeline.text.stability import Hypothesis, common_prefix, words
+from pipeline.wire.events import SpokenWord
 
 TOKEN_SECONDS = 0.16
 """Audio per soft token."""
@@ -159,6 +160,21 @@ class RunningText:
         ends = [len(self._tokenizer.decode(ids[: at + 1])) - lead for at in range(len(ids))]
         word_ends = list(accumulate(map(len, words(text.strip()))))
         return list(zip([0, *ends], ends, strict=False)), list(zip([0, *word_ends], word_ends, strict=False))
+
+
+def timed(text: str, alignment: Sequence[tuple[int, int]], start: float) -> tuple[SpokenWord, ...]:
+    """When the words of a text were spoken.
+
+    Args:
+        text: of an utterance.
+        alignment: the first and the last soft token that each of its words attends to.
+        start: where the utterance begins, in seconds of the stream.
+    """
+    spoken = []
+    for word, (first, last) in zip(words(text), alignment, strict=True):
+        begin, end = (start + at * TOKEN_SECONDS for at in (first, last + 1))
+        spoken.append(SpokenWord(word.strip(), round(begin, 3), round(end, 3)))
+    return tuple(spoken)
 
 
 def spoken_in(config: StreamConfig, language: str) -> StreamConfig:

@@ -20,6 +20,7 @@ from pipeline.batching import run_alone
 from pipeline.config import CONTEXT_SENTENCES, ContextConfig, StreamConfig, TextConfig
 from pipeline.errors import UnsupportedError
 from pipeline.gemma import cache
+from pipeline.gemma.bias import Biases
 from pipeline.gemma.cache import KVPool
 from pipeline.gemma.matformer import Widths, kv_group
 from pipeline.gemma.prompt import Prompt
@@ -77,6 +78,7 @@ class SpeechTranslator:
         self._model = model
         self._check(config.context)
         self._config = config
+        self._biases = Biases(config.glossary, model.tokenizer.encode)
         self._pool = pool or model.new_pool()
         self._ffn_widths = ffn_widths
         # How many utterances have begun, and the one that has not ended.
@@ -93,8 +95,9 @@ class SpeechTranslator:
         self._parted = False
         # As many of the last final sentences of the transcript as a context may have.
         self._said: tuple[str, ...] = ()
-        # Stable text with which an utterance to come begins, and the number of that.
+        # Stable text with which an utterance to come begins, its language, and the number of that.
         self._shown: Mapping[str, str] = {}
+        self._shown_in = ""
         self._shown_of = 0
 
     def push(self, event: SpeechEvent) -> list[Event]:
@@ -195,6 +198,10 @@ class SpeechTranslator:
             before_it=self._language,
             ffn_widths=self._ffn_widths,
         )
+        if self._count - 1 == self._shown_of and self._shown_in in self._sources:
+            # What was decided once stays, however near the next language was.
+            self._undecided.language = self._shown_in
+            return [began, *self._decided(self._undecided, event)]
         return [began]
 
     def _decided(self, undecided: Undecided, event: SpeechEvent) -> list[Event]:
@@ -213,6 +220,7 @@ class SpeechTranslator:
             self._count - 1,
             rest,
             before=self._before(config, language),
+            biases=self._drawn(config),
             positions=sum(most_positions(self._model.prompt, config)),
             ffn_widths=self._ffn_widths,
         )
@@ -224,6 +232,12 @@ class SpeechTranslator:
     def _before(self, config: StreamConfig, language: str) -> list[int]:
         """What stands before the audio of an utterance in a language."""
         return instruction(self._model.prompt, spoken_in(config, language), self._recent())
+
+    def _drawn(self, config: StreamConfig) -> Biases:
+        """What texts are drawn to; terms are tokenised once for all utterances that have the same ones."""
+        if config.glossary != self._biases.glossary:
+            self._biases = Biases(config.glossary, self._model.tokenizer.encode)
+        return self._biases
 
     def _told(self, events: list[Event]) -> list[Event]:
         """Events of the running utterance with what its language adds to them.
@@ -300,16 +314,19 @@ class SpeechTranslator:
         rest = running.rest if parted else None
         return None if rest is None else (self._config, self._count - 1, rest, self._said, self._language)
 
-    def resume(self, checkpoint: Checkpoint | None, utterance: int, shown: Mapping[str, str]) -> None:
+    def resume(
+        self, checkpoint: Checkpoint | None, utterance: int, shown: Mapping[str, str], language: str = ""
+    ) -> None:
         """Go on where another translator was. The speech events since its checkpoint have to be pushed again.
 
         Args:
             checkpoint: of that one; None for one that had none yet.
             utterance: number of the utterance that it had not finished,
             shown: and its stable text, which must not change: of its translations by target, of its
-                transcript as ``""``.
+                transcript as ``""``,
+            language: and its language, where that was to be detected and has been told; empty otherwise.
         """
-        self._shown_of, self._shown = utterance, dict(shown)
+        self._shown_of, self._shown, self._shown_in = utterance, dict(shown), language
         if checkpoint is None:
             return
         self._config, self._count, rest, self._said, self._language = checkpoint

@@ -28,7 +28,7 @@ from pipeline.gemma.greedy import Segment, go_on, greedy
 from pipeline.gemma.matformer import Widths
 from pipeline.gemma.watch import Watch
 from pipeline.model import Gemma3n
-from pipeline.running_text import TOKEN_SECONDS, RunningText, interval
+from pipeline.running_text import TOKEN_SECONDS, RunningText, interval, timed
 from pipeline.text.sentences import Urgency, ends_sentence, place_to_part, sentence_end
 from pipeline.text.stability import Hypothesis, words
 from pipeline.wire.events import Event, SpokenWord, Transcript, Translation
@@ -103,6 +103,7 @@ class Utterance:
         number: of the utterance.
         rest: what an earlier one left; for one that begins in silence, nothing but the time.
         before: token ids that stand before its audio.
+        biases: what its texts are drawn to.
         positions: longest sequence in the cache.
         ffn_widths: of the MatFormer sub-model; None for the whole model.
     """
@@ -116,6 +117,7 @@ class Utterance:
         rest: Rest,
         *,
         before: Sequence[int],
+        biases: Biases,
         positions: int,
         ffn_widths: Widths | None,
     ) -> None:
@@ -129,8 +131,8 @@ class Utterance:
         self._interval = interval(config)
         self._transcript = RunningText(model.prompt, model.tokenizer, config.policy)
         self._transcript.begin(rest.certain, rest.certain + rest.tentative)
-        self._biases = Biases(config.glossary, model.tokenizer.encode)
-        self._transcript.terms = self._biases.transcript(config.source)
+        self._biases = biases
+        self._transcript.terms = biases.transcript(config.source)
         self._translations = {
             target: RunningText(model.prompt, model.tokenizer, config.policy, steady=True)
             for target in config.targets
@@ -229,7 +231,7 @@ class Utterance:
         said = yield from self._hypothesis()
         text, spoken = said.transcript.text, None
         if self._config.word_times:
-            spoken = self._spoken(text, (yield from self._align(len(words(text)))))
+            spoken = timed(text, (yield from self._align(len(words(text)))), self._start)
         return text, {target: hypothesis.text for target, hypothesis in said.translations.items()}, spoken
 
     @property
@@ -302,7 +304,7 @@ class Utterance:
         self._cache = self._model.new_cache(self._pool, self._positions)
         seam = yield from self._seam(alignment, place, behind, least)
         time = self._start + seam * TOKEN_SECONDS
-        spoken = self._spoken(text, alignment[:place]) if self._config.word_times else None
+        spoken = timed(text, alignment[:place], self._start) if self._config.word_times else None
         events = self._finals(time, audio_time, text, translations, spoken)
         known = "".join(every[place:certain]).lstrip()
         return events, Rest(time, self._audio[seam:].clone(), known, tail[len(known) :])
@@ -331,7 +333,8 @@ class Utterance:
         cache = self._model.new_cache(self._pool, self._positions)
         heard = [self._model.config.audio_token_id] * len(audio)
         prompt = [*self._before, *heard, *self._model.prompt.after_audio()]
-        choices = yield Segment(cache, [*prompt, *ids[:-1]], len(ids), audio, self.ffn_widths)
+        bias = self._transcript.terms
+        choices = yield Segment(cache, [*prompt, *ids[:-1]], len(ids), audio, self.ffn_widths, bias=bias)
         decode = self._model.tokenizer.decode
         found = [decode([a]).casefold() == decode([b]).casefold() for a, b in zip(choices, ids, strict=True)]
         return sum(found) + found[0]
@@ -348,13 +351,6 @@ class Utterance:
         spans = self._transcript.by_word(ids, [watch.seen[first + at] for at in range(len(ids))])
         # Where the tokenizer sees other words than have been shown, which is rare, the last stands for more.
         return [*spans, *spans[-1:] * number][:number]
-
-    def _spoken(self, text: str, alignment: Sequence[tuple[int, int]]) -> tuple[SpokenWord, ...]:
-        spoken = []
-        for word, (first, last) in zip(words(text), alignment, strict=True):
-            begin, end = (self._start + at * TOKEN_SECONDS for at in (first, last + 1))
-            spoken.append(SpokenWord(word.strip(), round(begin, 3), round(end, 3)))
-        return tuple(spoken)
 
     def _finals(
         self,

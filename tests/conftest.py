@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -26,6 +27,18 @@ def espeak_ng() -> None:
     if shutil.which("espeak-ng") is not None:
         return
     missing = "espeak-ng is not installed (Debian and Ubuntu: apt-get install espeak-ng)"
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def simulstream() -> str:
+    """The interpreter that has simulstream's client and scorer: they want no torch, but the package does."""
+    python = ROOT / ".make" / "simulstream" / "bin" / "python"
+    if python.is_file():
+        return str(python)
+    missing = "simulstream is not installed; `make simulstream` fetches it"
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
@@ -59,4 +72,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         learner, raw, _ = build(TINY, tokenizer)
         learner.language_model.embed_tokens.weight.data[tokenizer.token_to_id("<end_of_turn>")] *= 4
     export(learner, raw, tokenizer, template(TINY), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def listening_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, said to have been made to be told something before the audio."""
+    folder = tmp_path_factory.mktemp("listening") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    template = json.loads((folder / "surtitle.json").read_text(encoding="utf-8"))
+    template["context"] = "What is known: {context}"
+    (folder / "surtitle.json").write_text(json.dumps(template), encoding="utf-8")
     return folder

@@ -32,7 +32,7 @@ class DecoderWorker(StreamHost[DecoderStream]):
         raise TypeError(f"a decoder does not take {type(request).__name__}")
 
     def _resume(self, state: DecoderStream, resumption: Resumption) -> None:
-        state.resume(resumption.checkpoint, resumption.utterance, resumption.shown)
+        state.resume(resumption.checkpoint, resumption.utterance, resumption.shown, resumption.language)
 
     def _resize(self, state: DecoderStream, widths: Widths | None) -> None:
         state.resize(widths)

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakKeyDictionary
 
+from pipeline.gemma.prompt import AUTO
 from pipeline.text.cues import Cue, CueConfig, pop_on
 from pipeline.text.hls import HlsConfig
 from pipeline.text.subtitles import srt, vtt
@@ -45,7 +46,9 @@ _LASTING = _SHARED | {"Cache-Control": "public, max-age=60, immutable"}
 
 
 def _ttml(said: list[Cue], config: CueConfig) -> str:
-    return to_ttml(pop_on(said, config), config.language)
+    # Transcripts whose language was detected are in no one language; XML has an empty tag for that.
+    detected = config.language == AUTO or "," in config.language
+    return to_ttml(pop_on(said, config), "" if detected else config.language)
 
 
 def _plain(said: list[Cue], config: CueConfig) -> str:
@@ -191,6 +194,7 @@ class Endpoints:
                 "end": said.end,
                 "transcript": said.stable,
                 "translations": translations.get(said.utterance, {}),
+                "language": said.language or stream.config.source,
             }
             for said in stream.transcripts
             if said.stable

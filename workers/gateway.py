@@ -121,6 +121,7 @@ class Gateway:
         )
         about = {"model": model, "languages": languages, "limits": limits.as_dict()}
         self._endpoints = Endpoints(self.registry, metrics, about)
+        self._languages = languages
         self._sinks = Board(sinks, clock=clock, metrics=metrics)
         self._guard = guard or Guard()
         if keeper is not None:
@@ -222,7 +223,7 @@ class Gateway:
     async def _serve(
         self, connection: ServerConnection, path: str, headers: Headers, visitor: Visitor
     ) -> None:
-        if (dialect := dialect_at(path, headers)) is not None:
+        if (dialect := dialect_at(path, headers, self._languages)) is not None:
             await self._speak(connection, dialect, visitor)
             return
         match self._endpoints.get(path, upgrade=True, identity=visitor.identity):

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from pipeline.audio.files import read_audio
 from pipeline.audio.pcm import to_s16le
-from pipeline.config import SAMPLE_RATE, AudioFormat
+from pipeline.config import SAMPLE_RATE, AudioFormat, ContextConfig
 from pipeline.errors import AudioError
+from pipeline.glossary import Entry
 from pipeline.wire import commands
 from workers.captions import Captions
 from workers.client import DEFAULT_URL, converse
@@ -43,6 +44,8 @@ def listen(
     source: str = "es",
     targets: Sequence[str] = ("en",),
     audio: AudioFormat | None = None,
+    context: ContextConfig | None = None,
+    glossary: Sequence[Entry] = (),
     console: Console | None = None,
 ) -> None:
     """Send a recording, standard input or the microphone, and show what comes back until it ends.
@@ -57,6 +60,8 @@ def listen(
         source: language that is spoken.
         targets: languages to translate into.
         audio: what comes from standard input; 16 kHz, 16 bit, mono by default.
+        context: what the model is told before each utterance; nothing by default.
+        glossary: terms as they are to be spelled and translated.
         console: where to show it; standard output by default.
 
     Raises:
@@ -69,7 +74,13 @@ def listen(
         speech = _standard_input()
     else:
         speech = _paced(to_s16le(read_audio(_required(path))))
-    start = commands.Start(source=source, targets=tuple(targets), audio=audio or AudioFormat())
+    start = commands.Start(
+        source=source,
+        targets=tuple(targets),
+        audio=audio or AudioFormat(),
+        context=context or ContextConfig(),
+        glossary=tuple(glossary),
+    )
     asyncio.run(_listen(url, start, speech, Captions(console or Console(), source)))
 
 

@@ -25,11 +25,13 @@ class Resumption:
         checkpoint: the last one that the other worker gave; ``None`` when there was none yet.
         utterance: number of the utterance that had no final text yet.
         shown: its stable text by target, the transcript's as ``""``.
+        language: that was detected in it and has been told; empty for none.
     """
 
     checkpoint: object | None
     utterance: int = 0
     shown: Mapping[str, str] = field(default_factory=dict)
+    language: str = ""
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,8 @@ class DecoderStream(HostedStream, Protocol):
             UnsupportedError: the model was not made for a context.
         """
 
-    def resume(self, checkpoint: Any, utterance: int, shown: Mapping[str, str]) -> None:
-        """Go on where another one was, which had ``shown`` so much of an utterance as stable."""
+    def resume(self, checkpoint: Any, utterance: int, shown: Mapping[str, str], language: str) -> None:
+        """Go on where another one was, which had ``shown`` so much of an utterance, in a ``language``."""
 
 
 @dataclass(frozen=True)

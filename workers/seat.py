@@ -39,7 +39,7 @@ class Seat:
         fleet: workers of its kind.
         stream: its id.
         config: its configuration at the start.
-        shown: number of the running utterance and its stable text, as in
+        shown: number of the running utterance, its stable text and its language, as in
             :class:`~workers.messages.Resumption`.
         moved: told when the stream has gone on on another worker.
         begun: whether another gateway has begun the stream,
@@ -52,7 +52,7 @@ class Seat:
         stream: str,
         config: StreamConfig,
         *,
-        shown: Callable[[], tuple[int, Mapping[str, str]]] = lambda: (0, {}),
+        shown: Callable[[], tuple[int, Mapping[str, str], str]] = lambda: (0, {}, ""),
         moved: Callable[[], None] | None = None,
         begun: bool = False,
         checkpoint: object | None = None,

@@ -126,7 +126,7 @@ class LiveStream(Published):
             decoders,
             self.id,
             hosted,
-            shown=lambda: (self._told.utterances, self._told.shown),
+            shown=lambda: (self._told.utterances, self._told.shown, self._told.language),
             moved=moved("decoder").inc,
             begun=begun,
             checkpoint=point.decoder,

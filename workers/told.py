@@ -19,6 +19,8 @@ class Told:
         self.utterances = 0
         # Stable text of that utterance: by target, and the transcript's as "".
         self.shown: dict[str, str] = {}
+        # The language that was detected in it; empty for none.
+        self.language = ""
         # The newest utterances that were said to start and to end.
         self._started = self._ended = -1
         # By target: the newest utterance with a final text, and the newest partial text.
@@ -62,11 +64,14 @@ class Told:
                 if not event.final:
                     self._partial[target] = event
                     self.shown[target] = event.stable
+                    if isinstance(event, events.Transcript):
+                        self.language = event.language or ""
                     return
                 self._final[target] = event.utterance
                 if isinstance(event, events.Transcript):
                     self.utterances = event.utterance + 1
                     self.shown.clear()
+                    self.language = ""
 
 
 def _target(event: UtteranceText) -> str:

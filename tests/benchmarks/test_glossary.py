@@ -8,8 +8,8 @@ import pytest
 from benchmarks import glossary
 from benchmarks.glossary import Case
 from benchmarks.quality import Clip, encode, spoken
-from pipeline.cli import NANO
-from pipeline.model import Gemma3n
+from pipeline.gemma import bias
+from pipeline.gemma.bias import Pull
 from pipeline.training.engines import held_out_voices
 
 PAIRS = [
@@ -54,24 +54,26 @@ def test_terms_are_counted_where_they_belong_and_where_they_do_not():
 
 
 @pytest.mark.usefixtures("espeak_ng")
-def test_the_bundled_model_hears_a_name_that_it_is_given():
-    """One that it does not know, and that is not put into other sentences."""
-    model, voice = Gemma3n.from_pretrained(NANO), held_out_voices("es")[0]
-    said = ["¡Hola, Taro! ¡Hace tiempo que no nos vemos!", "Viven en una caravana."]
-    speech = [encode(model, clip.waveform) for clip in spoken([(one, "") for one in said], [voice])]
-    plain = glossary.answers(model, speech, ("es", "en"), ())
-    given = glossary.answers(model, speech, ("es", "en"), ["Taro"])
+def test_terms_reach_the_texts_that_are_counted(babbler, monkeypatch):
+    """When they draw so much that nothing else is said."""
+    for name, once in (("SPELLED", False), ("RENDERED", True)):
+        monkeypatch.setattr(bias, name, Pull(500.0, 1000.0, once))
+    (clip,) = spoken([("¡Hola!", "")], held_out_voices("es")[:1])
+    speech = [encode(babbler, clip.waveform)]
+    (plain,), (given,) = (glossary.answers(babbler, speech, ("es", "en"), terms) for terms in ((), ["Zira"]))
 
-    assert "Taro" not in "".join(plain[0])
-    assert all("Taro" in text for text in given[0])
-    assert given[1] == plain[1]
+    assert "Zira" not in "".join(plain)
+    assert all(glossary.has(text, "Zira") for text in given)
 
 
-def test_clips_are_heard_without_and_with_their_glossary(babbler, monkeypatch):
+@pytest.mark.parametrize("takes", [False, True])
+def test_clips_are_heard_without_and_with_their_glossary(babbler, monkeypatch, takes):
+    """And told in a context, by a model that was made for one."""
     seen = []
+    monkeypatch.setattr(babbler.prompt, "_context", "Known: {context}" if takes else "")
 
-    def answers(model, speech, direction, entries):
-        seen.append((len(speech), direction, entries))
+    def answers(model, speech, direction, entries, context):
+        seen.append((len(speech), direction, entries, context))
         return [("Zira", "Zira")] * len(speech)
 
     monkeypatch.setattr(glossary, "answers", answers)
@@ -79,8 +81,16 @@ def test_clips_are_heard_without_and_with_their_glossary(babbler, monkeypatch):
     clips = [Clip(np.zeros(8_000, np.float32), case.said, case.meant) for case in cases]
     result = glossary.evaluate(babbler, cases, clips, ("es", "en"))
 
-    assert seen == [(2, ("es", "en"), ()), (2, ("es", "en"), ["Zira"])]
+    expected = [(2, ("es", "en"), (), ""), (2, ("es", "en"), ["Zira"], ""), (2, ("es", "en"), (), "Zira")]
+    assert seen == expected[: 2 + takes]
+    assert ("context" in result) == takes
     assert result["clips"] == 2
     assert result["terms"] == 1
     assert result["with"]["recall_transcript"] == 1.0
-    assert "100%" in glossary.table({"names": {"es-en": result}})
+    assert glossary.table({"names": {"es-en": result}}).count("100%") == 2 * (2 + takes)
+
+
+def test_terms_are_told_as_far_as_there_is_room():
+    assert glossary.told(["Zira", {"es": "hermana"}]) == "Zira, hermana"
+    assert glossary.told([{"es": "coche", "en": "automobile"}]) == ""
+    assert len(glossary.told(["a" * 60] * 20)) == 8 * 60 + 7 * 2

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 
 from benchmarks import live
 from benchmarks.quality import Clip
-from benchmarks.talks import compose
+from benchmarks.simul import Arrival
+from benchmarks.talks import Sentence, Talk, compose
 from pipeline.audio.files import read_audio
 from pipeline.config import PolicyConfig, StreamConfig
-from pipeline.wire.events import Done
+from pipeline.wire.events import Done, Translation
 
 
 async def test_frames_come_when_they_have_been_spoken():
@@ -83,5 +86,65 @@ def test_the_last_line_is_what_a_service_does(checkpoint, capsys, tmp_path):
         *("erasure_stable", "erasure_tentative", "hallucinated_words", "cost_4_targets"),
     } <= result.keys()
     assert result["erasure_stable"] == 0
-    assert (tmp_path / "simulstream.jsonl").read_text().count("wav_name") == 1
+    assert result["directions"]["es-en"]["wer"] == result["wer"]
+    for log in ("simulstream.jsonl", "simulstream-tentative.jsonl"):
+        assert (tmp_path / log).read_text().count("wav_name") == 1
     assert (tmp_path / "es-en" / "hypothesis.jsonl").is_file()
+
+
+def test_people_are_heard_instead(babbler, capsys, monkeypatch, recording, tmp_path):
+    """Recordings are sent as talks are, here without a service; what is not about them is left out."""
+    pytest.importorskip("omnisteval")
+
+    async def hear(_model, talks, policy, _frame):
+        config = StreamConfig(policy=policy, max_new_tokens=4)
+        return [
+            live.hear_fast(babbler, t.waveform, t.source, replace(config, targets=(t.target,))) for t in talks
+        ]
+
+    monkeypatch.setattr(live, "_hear_all_from_own", hear)
+    soundfile.write(tmp_path / "one.flac", read_audio(recording)[8_000:40_000], 16_000)
+    row = "one.flac\tes\tEl gato\ten: The cat"
+    (tmp_path / "manifest.tsv").write_text(f"file\tlang\ttranscript\ttranslation\n{row}\n")
+    live.main(["--human", str(tmp_path), "--model", str(babbler.folder), "--output", str(tmp_path / "out")])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    assert result["sentences"] == 1
+    assert result["directions"].keys() == {"es-en"}
+    assert {"longyaal_cu_s", "wer", "bleu_live", "bleu_offline", "final_p95_s"} <= result.keys()
+    assert not {"hallucinated_words", "cost_4_targets"} & result.keys()
+    assert (tmp_path / "out" / "es-en" / "references.txt").read_text() == "The cat\n"
+
+
+def test_figures_are_means_over_directions_and_percentiles_of_all_sentences(monkeypatch, tmp_path):
+    talks = [
+        Talk(f"{source}.wav", source, target, np.zeros(0, np.float32), [Sentence(0, 2.0, "a", "b")], [])
+        for source, target in (("es", "en"), ("en", "es"))
+    ]
+    about = {"utterance": 0, "start": 0.0, "end": 2.0, "stable": "b", "tentative": "", "final": True}
+    heard = [
+        [Arrival(Translation(**about, audio_time=2.0, target=talk.target), 2.0 + late)]
+        for talk, late in zip(talks, (0.4, 0.8), strict=True)
+    ]
+    scores = iter([{"BLEU": 10.0, "chrF": 1.0}, {"BLEU": 30.0, "chrF": 3.0}])
+    monkeypatch.setattr(live, "omnisteval", lambda *_: next(scores))
+    overall, by_direction = live.measure(talks, heard, tmp_path)
+
+    assert overall["bleu_live"] == 20
+    assert [row["bleu_live"] for row in by_direction.values()] == [10, 30]
+    assert overall["final_p50_s"] == pytest.approx(0.6)
+    assert by_direction["en-es"]["final_p95_s"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--direction", "es-en", "es-zh"], "no es-zh; there are es-en, en-es"),
+        (["--frame", "10"], "--frame from 20 to 100"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(checkpoint, capsys, options, said):
+    with pytest.raises(SystemExit, match="2"):
+        live.main([*options, "--model", str(checkpoint)])
+
+    assert said in capsys.readouterr().err

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +19,10 @@ from benchmarks.simul import (
     omnisteval,
     output,
     simulstream_log,
+    write_simulstream_logs,
 )
 from benchmarks.talks import Sentence, Talk
-from pipeline.wire.events import Ack, Transcript, Translation
+from pipeline.wire.events import Ack, Done, Transcript, Translation
 
 
 def said(utterance, at, stable, tentative="", *, final=False, late=0.1, end=None, kind=Translation):
@@ -26,6 +30,8 @@ def said(utterance, at, stable, tentative="", *, final=False, late=0.1, end=None
     about |= {"target": "en"} if kind is Translation else {}
     return Arrival(kind(**about, stable=stable, tentative=tentative, final=final), at + late)
 
+
+END = Arrival(Done(audio_time=6.0), 6.1)
 
 ARRIVALS = [
     said(0, 1.0, "", "the dog"),
@@ -35,6 +41,7 @@ ARRIVALS = [
     said(0, 3.0, "the cat sleeps.", final=True, late=0.4),
     said(1, 4.0, "yes", " no"),
     said(1, 5.0, "yes, it does", final=True),
+    END,
 ]
 
 TALK = Talk(
@@ -83,7 +90,7 @@ def test_the_hypothesis_has_a_delay_for_each_word_in_milliseconds():
 
 
 def test_a_reader_of_the_log_ends_up_with_the_final_text():
-    lines = simulstream_log([TALK], [ARRIVALS])
+    lines = simulstream_log([TALK], [ARRIVALS], tentative=True)
     assert lines[0] == {"id": 0, "metadata": {"wav_name": "talk.wav"}}
     shown = []
     for line in map(json.loads, map(json.dumps, lines[1:])):
@@ -92,8 +99,62 @@ def test_a_reader_of_the_log_ends_up_with_the_final_text():
             del shown[-len(line["deleted_tokens"]) :]
         shown += line["generated_tokens"]
 
-    assert " ".join(shown) == "the cat sleeps. yes, it does"
-    assert [line["computation_time"] for line in lines[1:]] == pytest.approx([0.1, 0.1, 0.4, 0.1, 0.1])
+    assert "".join(shown) == "▁the▁cat▁sleeps.▁yes,▁it▁does"
+    assert [line["computation_time"] for line in lines[1:]] == pytest.approx([0.1, 0.1, 0.4, 0.1, 0.1, 0.1])
+    assert lines[-1]["total_audio_processed"] == 6.0
+
+
+def test_a_log_of_stable_text_takes_nothing_back():
+    lines = simulstream_log([TALK], [ARRIVALS], tentative=False)[1:]
+
+    assert [line["generated_tokens"] for line in lines] == [
+        *([], ["▁the", "▁cat"], ["▁sleeps."], ["▁yes"], [",", "▁it", "▁does"], []),
+    ]
+    assert not any(line["deleted_tokens"] for line in lines)
+
+
+@pytest.fixture(name="logs")
+def _logs(tmp_path):
+    """The files for simulstream's scorer, and those of OmniSTEval that it reads as well."""
+    talks, heard = [TALK, replace(TALK, name="silent.wav")], [ARRIVALS, [END]]
+    write_simulstream_logs(talks, heard, tmp_path)
+    sentences = [{"wav": TALK.name, "offset": s.start, "duration": s.end - s.start} for s in TALK.sentences]
+    (tmp_path / "segmentation.yaml").write_text(json.dumps(sentences))
+    (tmp_path / "references.txt").write_text("".join(f"{s.meant}\n" for s in TALK.sentences))
+    return tmp_path
+
+
+def scored(simulstream, logs, module, log, *options):
+    command = [simulstream, "-m", f"simulstream.metrics.{module}", "--eval-config", logs / "simulstream.yaml"]
+    command += ["--log-file", logs / log, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("log", "taken_back"), [("simulstream.jsonl", 0), ("simulstream-tentative.jsonl", 3 / 6)]
+)
+def test_simulstream_counts_what_was_taken_back_as_we_do(simulstream, logs, log, taken_back):
+    stats = json.loads(scored(simulstream, logs, "stats", log).partition("Stats: ")[2])
+
+    assert stats["normalized_erasure"]["value"] == pytest.approx(taken_back)
+    assert taken_back == erasure(ARRIVALS, "en", tentative="tentative" in log)
+
+
+def test_simulstream_scores_the_latency_of_the_log(simulstream, logs):
+    """StreamLAAL by hand, of the words of each sentence until its end."""
+    options = ["--audio-definition", logs / "segmentation.yaml", "--reference", logs / "references.txt"]
+    said = scored(
+        simulstream, logs, "score_latency", "simulstream.jsonl", *options, "--scorer", "stream_laal"
+    )
+    ideal, aware = map(float, re.findall(r"latency=([\d.]+)", said))
+
+    def laal(delays, length):
+        until = next(i for i, delay in enumerate(delays, 1) if delay >= length or i == len(delays))
+        return sum(delay - i * length / 3 for i, delay in enumerate(delays[:until])) / until
+
+    first, second = ([1.5, 1.5, 2.5], 1.9), ([1.8, 1.8, 1.8], 1.3)
+    assert ideal == pytest.approx((laal(*first) + laal(*second)) / 2, abs=0.01)
+    assert aware > ideal
 
 
 def test_omnisteval_finds_a_perfect_translation_perfect_and_a_late_one_late(tmp_path):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import soundfile
 
 from benchmarks.quality import Clip
-from benchmarks.talks import compose, held_out_talks, nobody
+from benchmarks.talks import compose, held_out_talks, nobody, recorded_talks
 
 
 def tone(seconds, level=0.5):
@@ -39,12 +40,43 @@ def test_there_need_be_no_pause():
     assert [b.start - a.end for a, b in zip(talk.sentences, talk.sentences[1:], strict=False)] == [0, 0]
 
 
+def test_a_room_is_no_speech_and_soft_ends_are_kept():
+    room = (0.01 * np.random.default_rng(0).uniform(-1, 1, 8_000)).astype(np.float32)
+    clip = Clip(np.concatenate([room, tone(1.0), room]), "a", "b")
+    talk = compose("x.wav", "es", "en", [clip, clip], pauses=(0, 0), audible=0.05, ends=0.3)
+
+    for sentence, begin in zip(talk.sentences, (1.3, 2.9), strict=True):
+        assert (sentence.start, sentence.end) == pytest.approx((begin, begin + 1.0), abs=0.005)
+    assert len(talk.clips[0].waveform) == pytest.approx(1.6 * 16_000, abs=50)
+
+
 @pytest.mark.usefixtures("espeak_ng")
 def test_held_out_talks_go_both_ways():
-    spanish, english = held_out_talks(2, (0.3, 0.5))
+    spanish, english = held_out_talks([("es", "en"), ("en", "es")], 2, (0.3, 0.5))
 
     assert (spanish.source, spanish.target) == (english.target, english.source) == ("es", "en")
     assert [s.said for s in spanish.sentences] == [s.meant for s in english.sentences]
+
+
+def test_talks_of_people_are_of_recordings_whose_translation_is_known(tmp_path):
+    rows = ["file\tlang\ttranscript\ttranslation"]
+    for name, language, meant in (
+        *(("1", "es", "en: one"), ("2", "es", ""), ("3", "es", "en: three"), ("4", "es", "en: four")),
+        *(("5", "fr", "en: five"), ("6", "en", "es: seis")),
+    ):
+        soundfile.write(tmp_path / f"{name}.wav", tone(0.2), 16_000)
+        rows.append(f"{name}.wav\t{language}\tsaid {name}\t{meant}")
+    (tmp_path / "manifest.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    wanted = [("es", "en"), ("en", "fr"), ("en", "es")]
+    talks = recorded_talks(tmp_path, wanted, 2, (0.1, 0.1))
+
+    assert [(talk.name, talk.source, talk.target) for talk in talks] == [
+        ("talk-es-en.wav", "es", "en"),
+        ("talk-en-es.wav", "en", "es"),
+    ]
+    assert [[s.said for s in talk.sentences] for talk in talks] == [["said 1", "said 3"], ["said 6"]]
+    assert [s.meant for s in talks[0].sentences] == ["one", "three"]
+    assert [len(clip.waveform) for clip in talks[0].clips] == pytest.approx([3_200, 3_200], abs=20)
 
 
 def test_nobody_speaks_for_as_long_as_asked():

@@ -54,8 +54,10 @@ def _speech(recording: Path) -> np.ndarray:
     return read_audio(recording)[: 16_000 * 7]
 
 
-async def native(url: str, data: bytes, audio: AudioFormat, *sinks: str) -> list[events.Event]:
-    start = Start("es", ("en",), audio, partials=False, sinks=sinks)
+async def native(
+    url: str, data: bytes, audio: AudioFormat, *sinks: str, source: str = "es"
+) -> list[events.Event]:
+    start = Start(source, ("en",), audio, partials=False, sinks=sinks)
     return [event async for event in converse(url, start, pieces(data))]
 
 
@@ -63,16 +65,29 @@ def final(received, kind) -> list[str]:
     return [event.stable for event in received if isinstance(event, kind) and event.final and event.stable]
 
 
-async def openai(url: str, pcm: bytes) -> str:
+async def openai(url: str, pcm: bytes, **query: str) -> str:
     """The translation of 24 kHz audio as the official client hears it."""
     client = AsyncOpenAI(api_key="none", base_url=url.replace("ws:", "http:").removesuffix("/stream"))
     translations = client.realtime.translations
-    async with translations.connect(model="any", extra_query={"source": "es"}) as connection:
+    async with translations.connect(model="any", extra_query=query) as connection:
         await connection.session.update(session={"audio": {"output": {"language": "en"}}})
         async for piece in pieces(pcm, 48_000):
             await connection.session.input_audio_buffer.append(audio=base64.b64encode(piece).decode())
         await connection.session.close()
         return "".join([e.delta async for e in connection if e.type == "session.output_transcript.delta"])
+
+
+async def refusal(url: str, pcm: bytes, language: str) -> str:
+    """What the official client is told of a language that the model does not know."""
+    client = AsyncOpenAI(api_key="none", base_url=url.replace("ws:", "http:").removesuffix("/stream"))
+    async with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+        said = {"type": "transcription", "audio": {"input": {"transcription": {"language": language}}}}
+        await connection.session.update(session=said)
+        await connection.input_audio_buffer.append(audio=base64.b64encode(pcm[:4_800]).decode())
+        async for event in connection:
+            if event.type == "error":
+                return event.error.message
+    raise AssertionError(language)
 
 
 async def turns(url: str, pcm: bytes) -> list[str]:
@@ -130,8 +145,11 @@ async def test_all_ways_lead_to_the_same_text(speech: np.ndarray, tmp_path: Path
         assert all(line in printed for line in (*transcripts, *translations))
 
         received = await native(url, pcm24, AudioFormat(sample_rate=24_000))
-        assert await openai(url, pcm24) == " ".join(final(received, events.Translation))
+        assert await openai(url, pcm24, source="es") == " ".join(final(received, events.Translation))
         assert await turns(url, pcm24) == final(received, events.Transcript)
+        assert "this model knows " in await refusal(url, pcm24, "xx")
+        received = await native(url, pcm24, AudioFormat(sample_rate=24_000), source="auto")
+        assert await openai(url, pcm24) == " ".join(final(received, events.Translation))
 
         received = await native(url, webm(speech), AudioFormat("opus"))
         heard = words(" ".join(final(received, events.Transcript)))

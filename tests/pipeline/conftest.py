@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.audio.files import read_audio
+from pipeline.config import AudioFormat, StreamConfig
 from pipeline.model import Gemma3n
+from pipeline.speech import SpeechEncoder, SpeechEvent
 
 
 @pytest.fixture(scope="session")
@@ -23,15 +23,10 @@ def babbler(checkpoint: Path) -> Gemma3n:
 
 
 @pytest.fixture(scope="session")
-def listener(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Gemma3n:
+def listener(listening_checkpoint: Path) -> Gemma3n:
     """The same, said to have been made to be told something before the audio."""
-    folder = tmp_path_factory.mktemp("listener") / "checkpoint"
-    shutil.copytree(checkpoint, folder)
-    template = json.loads((folder / "surtitle.json").read_text(encoding="utf-8"))
-    template["context"] = "What is known: {context}"
-    (folder / "surtitle.json").write_text(json.dumps(template), encoding="utf-8")
     with torch.random.fork_rng():
-        return Gemma3n.from_pretrained(folder)
+        return Gemma3n.from_pretrained(listening_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +40,10 @@ def talk(speech: NDArray[np.float32]) -> NDArray[np.float32]:
     """The same recording three times, with pauses of 1.2 s: three utterances in 14 s."""
     pause = np.random.default_rng(0).normal(0, 1e-3, 19_200).astype(np.float32)
     return np.concatenate([pause, *[speech, pause] * 3])
+
+
+@pytest.fixture(scope="session")
+def heard(babbler: Gemma3n, talk: NDArray[np.float32]) -> list[SpeechEvent]:
+    """Speech events of the three utterances."""
+    encoder = SpeechEncoder(babbler, StreamConfig(audio=AudioFormat("pcm_f32le")))
+    return [*encoder.push(talk.tobytes()), *encoder.flush()]

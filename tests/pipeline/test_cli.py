@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,10 @@ import pytest
 from safetensors import safe_open
 
 from pipeline import cli
-from pipeline.config import AudioFormat
+from pipeline.config import AudioFormat, ContextConfig, StreamConfig
 from pipeline.errors import AudioError, SurtitleError
+from pipeline.recording import Translation
+from pipeline.stream import Stream
 from workers import listen, serve
 
 LANGUAGES = ("--from", "es", "--to", "en")
@@ -45,6 +48,14 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> SimpleNamespa
         (["listen", "talk.wav", "--microphone", *LANGUAGES], "not allowed with"),
         (["listen", "talk.wav", "--encoding", "opus", *LANGUAGES], "standard input"),
         (["listen", "-", "--encoding", "mp3", *LANGUAGES], "'mp3'; accepted are pcm_s16le"),
+        (
+            ["translate", "talk.wav", *LANGUAGES, "--glossary", "none.tsv"],
+            "none.tsv: cannot be read: No such",
+        ),
+        (
+            ["listen", "talk.wav", *LANGUAGES, "--context", "a" * 501],
+            "--context: text must be a string of at",
+        ),
         (["model"], "COMMAND"),
         (["model", "info"], "DIR"),
     ],
@@ -142,7 +153,7 @@ def test_model_info_counts_every_tensor(capsys, checkpoint: Path):
     result = run(capsys, "model", "info", checkpoint)
 
     assert (result.code, result.err) == (0, "")
-    table, submodels, cache = result.out.split("\n\n")
+    table, submodels, cache, known = result.out.split("\n\n")
     rows = [line.rsplit(maxsplit=2) for line in table.splitlines()[1:] if not line.startswith("all")]
     assert sum(int(row[1].replace(",", "")) for row in rows) == sum(map(math.prod, stored))
     assert {name for name in ("per-layer embeddings", "audio", "vision") if name in table} == {
@@ -153,6 +164,11 @@ def test_model_info_counts_every_tensor(capsys, checkpoint: Path):
     assert [line.split()[0] for line in submodels.splitlines()[1:]] == ["full", "half"]
     wide, half = (int(line.split()[-1].replace(",", "")) for line in cache.splitlines()[1:])
     assert wide == 2 * half > 0
+    assert known.split() == ["languages", "es,", "en", "context", "refused"]
+
+
+def test_model_info_tells_whether_a_model_takes_a_context(capsys, listening_checkpoint: Path):
+    assert run(capsys, "model", "info", listening_checkpoint).out.split()[-2:] == ["context", "taken"]
 
 
 def test_serve_passes_on_what_was_given(capsys, monkeypatch):
@@ -181,7 +197,58 @@ def test_listen_passes_on_what_was_given(capsys, monkeypatch):
         "source": "es",
         "targets": ["en", "fr"],
         "audio": AudioFormat(),
+        "context": ContextConfig(),
+        "glossary": (),
     }
+
+
+def test_what_is_known_of_the_talk_goes_to_every_stream(
+    capsys, monkeypatch, recording: Path, checkpoint: Path, tmp_path: Path
+):
+    glossary, context = tmp_path / "terms.tsv", tmp_path / "talk.txt"
+    glossary.write_text("es\ten\ncoche\tautomobile\nBelén\n", encoding="utf-8")
+    context.write_text("Ana Belén\nRISC-V\n", encoding="utf-8")
+    known = ["--glossary", glossary, "--context", f"@{context}", "--context-sentences", 2]
+    config = StreamConfig(
+        context=ContextConfig("Ana Belén RISC-V", 2),
+        glossary=({"es": "coche", "en": "automobile"}, "Belén"),
+    )
+    given = {}
+
+    def heard(*_, config, **__):
+        given["translate"] = config
+        return Translation("es", ("en",), 0.0, [])
+
+    class Heard(Stream):
+        def __init__(self, model, *, config, **settings):
+            given["realtime"] = config
+            super().__init__(model, **settings)
+
+        def feed(self, data):
+            return []
+
+    monkeypatch.setattr("pipeline.recording.translate", heard)
+    monkeypatch.setattr("pipeline.stream.Stream", Heard)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(listen, "listen", lambda path, **options: given.update(listen=options))
+    offline = [recording, *LANGUAGES, *known, "--model", checkpoint]
+
+    assert run(capsys, "translate", *offline).code == 0
+    assert run(capsys, "translate", *offline, "--realtime").code == 0
+    assert run(capsys, "listen", recording, *LANGUAGES, *known).code == 0
+    assert given["translate"] == given["realtime"] == config
+    assert (given["listen"]["context"], given["listen"]["glossary"]) == (config.context, config.glossary)
+
+
+@pytest.mark.parametrize("live", [(), ("--realtime",)])
+def test_a_context_for_a_model_that_takes_none_is_wrong_usage(
+    capsys, recording: Path, checkpoint: Path, live
+):
+    result = run(capsys, "translate", recording, *LANGUAGES, "--model", checkpoint, "--context", "Ana", *live)
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("surtitle: context is not for this model")
+    assert result.err.count("\n") == 1
 
 
 class UnreachableError(SurtitleError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,21 +13,15 @@ from pipeline.batching import Batch, run_alone
 from pipeline.config import AudioFormat, StreamConfig
 from pipeline.gemma import bias
 from pipeline.gemma.bias import Pull
-from pipeline.glossary import check_glossary, renderings, says, spellings
-from pipeline.speech import SpeechEncoder, SpeechStarted
+from pipeline.glossary import check_glossary, read_glossary, renderings, says, spellings
+from pipeline.speech import SpeechStarted
 from pipeline.stream import Stream
 from pipeline.translation import SpeechTranslator
 from pipeline.wire.events import Transcript, Translation
+from tests.conftest import ROOT
 from tests.pipeline.test_translation import BRIEF, CONFIG, texts, translate
 
 GLOSSARY = ("Belén", {"es": "gato", "en": "tomcat"}, {"es": "Ana"})
-
-
-@pytest.fixture(scope="module")
-def heard(babbler, talk):
-    """Speech events of three utterances."""
-    encoder = SpeechEncoder(babbler, CONFIG)
-    return [*encoder.push(talk.tobytes()), *encoder.flush()]
 
 
 @pytest.fixture
@@ -83,6 +80,73 @@ def test_a_stream_refuses_what_is_no_glossary():
     ):
         with pytest.raises(ValueError, match=r"glossary must|entry 0"):
             StreamConfig(glossary=glossary)
+
+
+WRITTEN = """\
+es\ten\tfr
+coche\tautomobile
+
+ Ana Belén\x20
+gato\t\tchat
+\tC++
+perro\t
+\t\t
+"""
+
+
+def test_people_write_terms_in_columns():
+    glossary = (
+        {"es": "coche", "en": "automobile"},
+        "Ana Belén",
+        {"es": "gato", "fr": "chat"},
+        {"en": "C++"},
+        {"es": "perro"},
+    )
+
+    assert read_glossary(WRITTEN) == glossary
+    assert read_glossary(WRITTEN.replace("\n", "\r\n")) == glossary
+
+
+def test_the_glossary_in_the_docs_is_one():
+    (example,) = re.findall(
+        r"^```\n(es\t.*?)^```$", (ROOT / "docs/clients.md").read_text("utf-8"), re.M | re.S
+    )
+
+    assert read_glossary(example) == (
+        {"es": "coche", "en": "automobile", "fr": "automobile"},
+        {"es": "grafo", "en": "graph"},
+        "Ana Belén",
+    )
+
+
+def test_people_write_names_in_lines():
+    assert read_glossary("es\nAna Belén\n\nRISC-V") == ("es", "Ana Belén", "RISC-V")
+    assert read_glossary("\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Ana\ncoche\tcar", r"line 2 has a tab, so the first line has to name the languages"),
+        ("coche\tcar\ngato\tcat", r"line 1, .* columns: 'coche' is not a language code such as 'es'"),
+        ("es\ten\tes\n", "line 1 names a language twice"),
+        ("es\ten\n\na\tb\tc", "line 3 has 3 columns, the first line names 2 languages"),
+        ("es\ten\n\n" + "a" * 61 + "\tb", "line 3, es, must be a term of 1 to 60 characters"),
+        ("Ana\n...", "line 2 must be printable, with a letter"),
+        ("a\n" * 101, "at most 100 entries, this one has 101"),
+    ],
+)
+def test_what_is_written_wrongly_is_named_with_its_line(text, says):
+    with pytest.raises(ValueError, match=says):
+        read_glossary(text)
+
+
+@given(st.lists(st.text(max_size=8) | st.sampled_from(["es\ten", "a\tb", "\t", "gato"]), max_size=6))
+def test_whatever_is_written_is_a_glossary_or_refused(lines):
+    glossary = ()
+    with suppress(ValueError):
+        glossary = read_glossary("\n".join(lines))
+    check_glossary(glossary)
 
 
 def test_terms_are_spelled_and_rendered(babbler, heard, strong):
@@ -148,6 +212,20 @@ def test_an_updated_glossary_holds_from_the_next_utterance_on(babbler, heard, st
     finals = [event.stable for event in texts(events, Transcript) if event.final]
 
     assert [says(final, "gato") for final in finals] == [False, True, True]
+
+
+def test_terms_are_tokenised_once_in_a_stream(babbler, heard, monkeypatch):
+    """Not for each utterance; and anew when there are others."""
+    encoded, encode = [], babbler.tokenizer.encode
+    monkeypatch.setattr(babbler.tokenizer, "encode", lambda text: encoded.append(text) or encode(text))
+    translator, counts = SpeechTranslator(babbler, BRIEF(glossary=("zyxwv",))), []
+    for speech in heard:
+        translator.push(speech)
+        if isinstance(speech, SpeechStarted):
+            counts.append(encoded.count(" zyxwv"))
+            translator.update(glossary=("zyxwv",) if len(counts) < 2 else ("zyxwv", "vwxyz"))
+
+    assert counts == [1, 1, 2]
 
 
 def test_a_stream_of_audio_has_one(babbler, talk, strong):

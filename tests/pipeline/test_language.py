@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import secrets
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from pipeline.translation import SpeechTranslator, most_bytes
 from pipeline.utterance import TOKEN_SECONDS, Rest
 from pipeline.wire.events import SpeechStart, Transcript, Translation, encode
 from tests.pipeline.oracle import Oracle, soft_tokens, turn
+from tests.pipeline.test_translation import most_held
 
 
 class Polyglot(Oracle):
@@ -190,28 +192,64 @@ def test_without_pauses_the_language_is_found_anew_at_seams(babbler):
     assert len(finals(events, Translation)) == len(transcripts)
 
 
-@pytest.mark.parametrize("move", range(4, 40, 5))
+def heard_elsewhere(oracle, speech, move):
+    """What is told when another translator takes over behind an event, and finds the other language.
+
+    Where no language has been told yet, it hears what the first one heard.
+    """
+    translator, checkpoint, since, shown, events = SpeechTranslator(oracle, AUTO), None, [], {}, []
+    language = ""
+    for number, heard in enumerate(speech):
+        came = translator.push(heard)
+        events += came
+        for event in came:
+            if isinstance(event, Transcript | Translation):
+                shown[getattr(event, "target", "")] = event.stable
+            if isinstance(event, Transcript):
+                language = "" if event.final else event.language or ""
+        since.append(heard)
+        if (newer := translator.checkpoint()) is not None:
+            checkpoint, since, shown = newer, [], {}
+        if number == move:
+            as_it_was = oracle.spoken
+            if language:
+                oracle.spoken = ["es" if each == "en" else "en" for each in as_it_was]
+            translator = SpeechTranslator(oracle, AUTO)
+            translator.resume(checkpoint, len(finals(events, Transcript)), shown, language)
+            told(translator, since)
+            oracle.spoken = as_it_was
+    assert checkpoint is not None
+    assert checkpoint[-1] == oracle.spoken[-1]
+    return events
+
+
+@pytest.mark.parametrize("move", range(4, 40, 3))
 def test_another_translator_goes_on_in_the_language(babbler, move):
     said, counts, spoken, spans = a_talk(3, ["en", "es", "en"])
     oracle = Polyglot(babbler, said, counts, spoken, unsure=6)
     speech = list(speech_of(oracle, spans, 2))
     whole = told(SpeechTranslator(oracle, AUTO), speech)
-    translator, checkpoint, since, shown, events = SpeechTranslator(oracle, AUTO), None, [], {}, []
-    for number, heard in enumerate(speech):
-        came = translator.push(heard)
-        events += came
-        shown |= {getattr(e, "target", ""): e.stable for e in came if isinstance(e, Transcript | Translation)}
-        since.append(heard)
-        if (newer := translator.checkpoint()) is not None:
-            checkpoint, since, shown = newer, [], {}
-        if number == move:
-            translator = SpeechTranslator(oracle, AUTO)
-            translator.resume(checkpoint, len(finals(events, Transcript)), shown)
-            told(translator, since)
 
-    assert checkpoint is not None
-    assert checkpoint[-1] == "en"
-    assert events == whole
+    assert heard_elsewhere(oracle, speech, move) == whole
+
+
+@pytest.mark.parametrize("move", range(20, 160, 24))
+def test_another_translator_goes_on_in_the_language_behind_a_seam(babbler, move):
+    said, counts, spoken = [], [], []
+    for at, language in enumerate(["es", "es", "en", "en", "es", "es", "en", "en"]):
+        words, lengths, languages, _ = a_talk(at, [language])
+        said, counts, spoken = [*said, *words], [*counts, *lengths], [*spoken, *languages]
+    oracle = Polyglot(babbler, said, counts, spoken)
+    speech = list(speech_of(oracle, [(0, len(said))], 1))
+    whole = told(SpeechTranslator(oracle, AUTO), speech)
+    moved = heard_elsewhere(oracle, speech, move)
+
+    # Where exactly the seam is, the oracle's attention leaves to chance.
+    for kind in (Transcript, Translation):
+        texts = [
+            [replace(e, start=0, end=0, audio_time=0) for e in finals(all_, kind)] for all_ in (moved, whole)
+        ]
+        assert texts[0] == texts[1]
 
 
 def test_without_partials_only_finals_come(babbler):
@@ -227,27 +265,17 @@ def test_without_partials_only_finals_come(babbler):
 
 def test_memory_is_bounded_while_the_language_is_looked_for(babbler):
     config = StreamConfig(source="auto", targets=("en",), max_new_tokens=6, window=4.0, partials=False)
-    pool, held = babbler.new_pool(), []
-    translator = SpeechTranslator(babbler, config, pool)
-
-    def step(segments):
-        answers = babbler.step(segments)
-        held.append(sum(blocks.taken * blocks.buffer[:, 0].nbytes for blocks in pool.kinds.values()))
-        return answers
-
     hidden = babbler.config.text.hidden_size
     tokens = np.random.default_rng(1).normal(size=(20, hidden)).astype(np.float32)
-    events = []
-    for speech in (
+    speech = [
         SpeechStarted(audio_time=0.0, time=0.0),
         SpeechHeard(audio_time=3.2, time=3.2, tokens=tokens),
         SpeechEnded(audio_time=3.2, time=3.2),
-    ):
-        events += run_alone(translator.steps(speech), step)
+    ]
+    events, held = most_held(babbler, speech, config)
 
     assert len(finals(events, Transcript)) == 1
-    assert max(held) <= most_bytes(babbler.prompt, babbler.config.text, config, torch.float32)
-    assert {blocks.taken for blocks in pool.kinds.values()} == {0}
+    assert held <= most_bytes(babbler.prompt, babbler.config.text, config, torch.float32)
 
 
 def test_it_is_decided_behind_the_longest_audio_at_last(babbler):
@@ -320,7 +348,7 @@ def test_speakers_are_heard_in_the_language_that_they_speak(nano, order):
     sound = to_s16le(np.concatenate(parts))
     outcomes = []
     for size in (len(sound), 3_210):
-        stream = Stream(nano, "auto", ["en"])
+        stream = Stream(nano, ",".join(SAID), ["en"])
         pieces = [sound[at : at + size] for at in range(0, len(sound), size)]
         events = [*(event for piece in pieces for event in stream.feed(piece)), *stream.close()]
         transcripts, translations = finals(events, Transcript), finals(events, Translation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -90,6 +91,26 @@ def test_nothing_said_is_nothing_heard(babbler):
 
     assert {event.type for event in events} == {"ack", "done"}
     assert events[-1].utterances == 0
+
+
+def test_speech_behind_a_long_silence_is_heard_and_translated_as_before(babbler, talk):
+    """Ten minutes in which nobody speaks: the same utterances behind them, each with its translation."""
+    room = np.random.default_rng(1).normal(0, 1e-3, 600 * 16_000).astype("<f4")
+    stream = Stream(babbler, "es", ["en"], FLOATS, BRIEF)
+    first = stream.feed(talk.tobytes())
+    between = stream.feed(room.tobytes())
+    second = [*stream.feed(talk.tobytes()), *stream.close()]
+    begin = (len(talk) + len(room)) / 16_000
+    spoken = [
+        [(e.start - at, e.end - at) for e in events if e.type == "transcript" and e.final]
+        for events, at in ((first + between, 0.0), (second, begin))
+    ]
+
+    assert len(spoken[0]) == len(spoken[1]) == 3
+    for before, behind in zip(*spoken, strict=True):
+        assert behind == pytest.approx(before, abs=0.3)  # the detector knows the room better by then
+    assert [e.target for e in second if e.type == "translation" and e.final] == ["en"] * 3
+    assert {e.type for e in between[-500:]} == {"ack"}
 
 
 def test_settings_are_the_streams_own(babbler, talk):

@@ -15,7 +15,7 @@ from pipeline.batching import Batch, run_alone
 from pipeline.config import AudioFormat, PolicyConfig, StreamConfig
 from pipeline.errors import LanguageError
 from pipeline.model import Gemma3n
-from pipeline.speech import Silence, SpeechEncoder, SpeechEnded, SpeechHeard, SpeechStarted
+from pipeline.speech import Silence, SpeechEnded, SpeechHeard, SpeechStarted
 from pipeline.translation import SpeechTranslator, most_bytes
 from pipeline.wire.events import Ack, SpeechEnd, SpeechStart, Transcript, Translation
 
@@ -25,16 +25,25 @@ BRIEF = partial(StreamConfig, audio=AudioFormat("pcm_f32le"), max_new_tokens=6)
 CONFIG = BRIEF()
 
 
-@pytest.fixture(scope="module")
-def heard(babbler, talk):
-    """Speech events of three utterances."""
-    encoder = SpeechEncoder(babbler, CONFIG)
-    return [*encoder.push(talk.tobytes()), *encoder.flush()]
-
-
 def translate(model, heard, config=CONFIG):
     translator = SpeechTranslator(model, config)
     return [event for speech in heard for event in translator.push(speech)]
+
+
+def most_held(model, heard, config):
+    """Events, and the most bytes that the stream's caches hold at any time; in the end they hold none."""
+    pool, held, events = model.new_pool(), [], []
+    translator = SpeechTranslator(model, config, pool)
+
+    def step(segments):
+        answers = model.step(segments)
+        held.append(sum(blocks.taken * blocks.buffer[:, 0].nbytes for blocks in pool.kinds.values()))
+        return answers
+
+    for event in heard:
+        events += run_alone(translator.steps(event), step)
+    assert {blocks.taken for blocks in pool.kinds.values()} == {0}
+    return events, max(held)
 
 
 def texts(events, kind, utterance=None):
@@ -373,22 +382,11 @@ def test_poison_in_a_batch_harms_its_own_stream_only(babbler, heard):
 
 def test_a_stream_never_holds_more_than_is_said(babbler, heard):
     """Not even while a hypothesis branches; and nothing once it is silent."""
-    pool = babbler.new_pool()
     config = BRIEF(targets=("en", "es"), max_new_tokens=40)
-    translator = SpeechTranslator(babbler, config, pool)
-    held = []
-
-    def step(segments):
-        answers = babbler.step(segments)
-        held.append(sum(blocks.taken * blocks.buffer[:, 0].nbytes for blocks in pool.kinds.values()))
-        return answers
-
-    for event in heard:
-        run_alone(translator.steps(event), step)
+    _, held = most_held(babbler, heard, config)
     most = most_bytes(babbler.prompt, babbler.config.text, config, torch.float32)
 
-    assert most / 20 < max(held) <= most
-    assert {blocks.taken for blocks in pool.kinds.values()} == {0}
+    assert most / 20 < held <= most
 
 
 def test_longest_sequences_have_room(babbler):

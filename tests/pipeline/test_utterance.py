@@ -14,8 +14,15 @@ from pipeline.config import PolicyConfig, StreamConfig
 from pipeline.speech import Silence, SpeechEnded, SpeechHeard, SpeechPaused, SpeechStarted
 from pipeline.text.stability import words
 from pipeline.translation import SpeechTranslator
-from pipeline.utterance import STALL_SECONDS, TOKEN_SECONDS
+from pipeline.utterance import (
+    SPARE_TOKENS,
+    STALL_SECONDS,
+    TOKEN_SECONDS,
+    TRANSCRIPT_TOKENS,
+    TRANSLATION_TOKENS,
+)
 from pipeline.wire.events import Ack, SpeechEnd, SpeechStart, Transcript, Translation
+from tests.pipeline import oracle
 from tests.pipeline.oracle import Oracle, soft_tokens, turn
 
 POLICIES = [(PolicyConfig("agreement"), 600), (PolicyConfig("delay"), 200), (PolicyConfig("attention"), 200)]
@@ -169,6 +176,25 @@ def test_utterances_follow_each_other_as_if_the_speaker_had_paused(babbler):
     assert max(off) <= 2 * TOKEN_SECONDS
 
 
+@pytest.mark.parametrize("glossary", [(), ("Zxyle",)])
+def test_at_a_seam_words_are_heard_as_they_were_decoded(babbler, glossary):
+    """Drawn to the terms, or a term that was heard for their sake would be heard nowhere."""
+    drawn = []
+
+    class Noting(Oracle):
+        def _answer(self, segment):
+            if segment.audio is not None and segment.keep > 1 and not segment.cache.length:
+                drawn.append(segment.bias)
+            return super()._answer(segment)
+
+    said, counts = a_speech(11, 40)
+    events = speak(Noting(babbler, said, counts), StreamConfig(glossary=glossary))
+
+    assert len(finals(events, Transcript)) > 1
+    assert len(drawn) >= len(finals(events, Transcript))
+    assert {bias is not None for bias in drawn} == {bool(glossary)}
+
+
 @pytest.mark.parametrize("size", [3, 1_000])
 def test_seams_do_not_depend_on_how_soft_tokens_come(babbler, size):
     said, counts = a_speech(2, 60)
@@ -319,6 +345,44 @@ def test_a_word_that_is_said_again_and_again_is_said_once(babbler):
     assert all(
         len((e.stable + e.tentative).split()) <= len(said) for e in events if isinstance(e, Transcript)
     )
+
+
+def test_a_translation_that_says_the_same_again_and_again_says_it_once(babbler, monkeypatch):
+    monkeypatch.setattr(oracle, "turn", lambda word: turn(word) * (40 if word.endswith(".") else 1))
+    events = speak(Oracle(babbler, [" uno", " dos", " tres."], [3, 3, 3]), StreamConfig())
+
+    assert said_in(events, Transcript) == ["uno", "dos", "tres."]
+    assert said_in(events, Translation) == ["onu", "sod", "sert."]
+    shown = [e.stable + e.tentative for e in events if isinstance(e, Translation)]
+    assert max(text.count("sert") for text in shown) == 1
+
+
+RAMBLE = [f" {''.join(word)}" for word in itertools.product("bdfgl", "aeiou", "mnprst")]
+"""More words than may come of little audio, none of them like the others."""
+
+
+class Rambling(Oracle):
+    """Never comes to an end."""
+
+    def heard(self, audio):
+        said, places = super().heard(audio)
+        return [*said, *RAMBLE], [*places, *[[0]] * len(RAMBLE)]
+
+
+def test_a_transcript_is_as_long_as_its_audio_allows(babbler):
+    (final,) = finals(speak(Rambling(babbler, [" uno", " dos"], [3, 3]), StreamConfig()), Transcript)
+    most = SPARE_TOKENS + TRANSCRIPT_TOKENS * 6
+
+    assert most - 8 <= len(babbler.prompt.words(final.stable)) <= most
+
+
+def test_a_translation_is_as_long_as_its_transcript_allows(babbler, monkeypatch):
+    monkeypatch.setattr(oracle, "turn", lambda word: word + "".join(RAMBLE))
+    (final,) = finals(speak(Oracle(babbler, [" uno"], [3]), StreamConfig()), Translation)
+    transcript = len(babbler.prompt.after_audio()) + len(babbler.prompt.words("uno"))
+    most = SPARE_TOKENS + TRANSLATION_TOKENS * transcript
+
+    assert most - 8 <= len(babbler.prompt.words(final.stable)) <= most
 
 
 def test_texts_after_a_long_silence_are_those_without_it(babbler):

@@ -6,6 +6,8 @@ utterance in capitals behind its target. ``!`` is poison to the decoder, ``?`` t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.errors import LanguageError
 from pipeline.wire import events
 from workers.protocols import Loaded
@@ -69,7 +71,7 @@ class SpellingDecoder:
     def checkpoint(self):
         return None if self.text else (self.targets, self.partials, self.position, self.utterance)
 
-    def resume(self, checkpoint, utterance, shown):
+    def resume(self, checkpoint, utterance, shown, language):
         if checkpoint is not None:
             self.targets, self.partials, self.position, self.utterance = checkpoint
         self.shown, self.shown_of = shown.get("", ""), utterance
@@ -115,6 +117,27 @@ class SpellingDecoder:
         end = self.position / 32_000
         start = end - len(self.text) / 32_000
         return {"utterance": self.utterance, "start": start, "end": end, "audio_time": end}
+
+
+def listening(*found):
+    """A spelling decoder that detects a language: the next of these in each one that is opened."""
+    left = iter(found)
+
+    class Listener(SpellingDecoder):
+        def __init__(self, config):
+            super().__init__(config)
+            self.language = next(left)
+
+        def resume(self, checkpoint, utterance, shown, language):
+            super().resume(checkpoint, utterance, shown, language)
+            self.language = language or self.language
+
+        def steps(self, event):
+            told = yield from super().steps(event)
+            heard = events.Transcript
+            return [replace(e, language=self.language) if isinstance(e, heard) else e for e in told]
+
+    return Listener
 
 
 def _check(targets):

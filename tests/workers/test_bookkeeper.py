@@ -12,7 +12,9 @@ import httpx2
 from pipeline.config import StreamConfig
 from pipeline.wire import commands, events
 from tests.workers.conftest import client, eventually, finals, keeping, running
+from tests.workers.doubles import listening, loaded
 from workers.client import converse
+from workers.decoder import DecoderWorker
 from workers.eventlog import EventLog
 from workers.ledger import Ledger
 from workers.metrics import Metrics
@@ -48,6 +50,26 @@ def stable_grows(received):
             if event["final"]:
                 final.add(key)
     return True
+
+
+async def test_a_language_that_has_been_told_stays_on_another_gateway():
+    listener = listening("es", "en")
+    workers = {"decoders": [DecoderWorker(lambda: loaded(listener))]}
+    async with running(ledger=(ledger := Ledger()), **workers) as first, client(first.url, START) as speaker:
+        await speaker.send(b"ho", {"type": "mark", "id": "said"})
+        received = await speaker.until("mark")
+        workers = {"decoders": [DecoderWorker(lambda: loaded(listener))]}
+        async with (
+            running(ledger=ledger, **workers) as second,
+            client(second.url, resume(received[0], received[-1]["seq"])) as returned,
+        ):
+            await returned.until("ready")
+            await returned.send(b"hola.adios.", STOP)
+            received += await returned.rest()
+
+    heard = [event for event in received if event["type"] == "transcript"]
+    assert {event["language"] for event in heard if event["utterance"] == 0} == {"es"}
+    assert finals(heard)[0] == ("transcript", 0, "hola")
 
 
 async def test_a_stream_goes_on_on_another_gateway_from_the_last_point():

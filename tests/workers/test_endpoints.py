@@ -13,10 +13,12 @@ import m3u8
 import pytest
 import webvtt
 
+from pipeline.wire.events import Transcript
 from pipeline.wire.protocol import Limits
 from tests.pipeline.text.parsers import parse_subrip, parse_ttml, parse_webvtt
 from tests.workers.conftest import client, running
-from tests.workers.doubles import SpellingEncoder, load_encoder
+from tests.workers.doubles import SpellingDecoder, SpellingEncoder, load_encoder, loaded
+from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 
 START = {"type": "start", "source": "es", "targets": ["en"], "partials": False}
@@ -127,8 +129,33 @@ async def test_the_transcript_has_all_languages(server):
     assert (status, kind) == (200, "application/json")
     assert (transcript["source"], transcript["targets"]) == ("es", ["en", "fr"])
     assert [said["transcript"] for said in transcript["utterances"]] == ["ola", "adios"]
+    assert {said["language"] for said in transcript["utterances"]} == {"es"}
     assert transcript["utterances"][1]["translations"] == {"en": "en:ADIOS", "fr": "fr:ADIOS"}
     assert transcript["utterances"][0]["end"] <= transcript["duration"]
+
+
+async def test_texts_of_a_stream_tell_the_language_that_was_detected():
+    class Listener(SpellingDecoder):
+        def steps(self, event):
+            told = yield from super().steps(event)
+            language = ("es", "en")[told[0].utterance % 2] if told else None
+            return [replace(e, language=language) if isinstance(e, Transcript) else e for e in told]
+
+    async with running(decoders=[DecoderWorker(lambda: loaded(Listener))]) as server:
+        async with client(server.url, START | {"source": "auto"}, b"ola.hi.", {"type": "stop"}) as speaker:
+            ready = (await speaker.rest())[0]
+        path = f"/v1/streams/{ready['stream_id']}"
+        transcript = json.loads((await fetch(server, f"{path}.json"))[2])
+        files = {form: (await fetch(server, f"{path}.{form}?target=auto"))[2] for form in PARSERS}
+
+    assert transcript["source"] == "auto"
+    assert [(said["language"], said["transcript"]) for said in transcript["utterances"]] == [
+        ("es", "ola"),
+        ("en", "hi"),
+    ]
+    for form, (_, parse) in PARSERS.items():
+        assert [lines for _, _, lines in parse(files[form])] == [["ola"], ["hi"]]
+    assert 'xml:lang=""' in files["ttml"]
 
 
 async def test_a_stream_is_described_before_and_after_its_end(server):

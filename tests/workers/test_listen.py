@@ -17,7 +17,11 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from pipeline.config import ContextConfig
 from pipeline.errors import AudioError
+from tests.workers.conftest import running
+from tests.workers.doubles import SpellingDecoder, loaded
+from workers.decoder import DecoderWorker
 from workers.listen import _microphone, listen
 from workers.protocols import StreamError
 
@@ -78,6 +82,27 @@ async def test_standard_input_is_sent_to_its_end(server):
     assert (code, errors) == (0, "")
     assert "en  en:HOLA MUNDO" in out
     assert out.count("en  en:ADIOS") == 1_000
+
+
+async def test_what_is_known_of_the_talk_goes_along(tmp_path):
+    opened = []
+
+    class Noting(SpellingDecoder):
+        def __init__(self, config):
+            opened.append(config)
+            super().__init__(config)
+
+    terms = tmp_path / "terms.tsv"
+    terms.write_text("es\ten\ncoche\tautomobile\nBelén\n", encoding="utf-8")
+    known = ("--glossary", str(terms), "--context", "Ana", "--context-sentences", "3")
+    async with running(decoders=[DecoderWorker(lambda: loaded(Noting))]) as server:
+        code, out, errors = await piped(server, *known, data=b"hola..")
+
+    assert (code, errors) == (0, "")
+    assert "es  hola" in out
+    assert [(config.glossary, config.context) for config in opened] == [
+        (({"es": "coche", "en": "automobile"}, "Belén"), ContextConfig("Ana", 3))
+    ]
 
 
 async def test_standard_input_in_another_form(server):

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pipeline.config import StreamConfig
-from tests.workers.doubles import END, letters, load_decoder, load_encoder
+from pipeline.wire.events import Transcript
+from tests.workers.doubles import END, letters, listening, load_decoder, load_encoder, loaded
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.fleet import Fleet
@@ -18,6 +19,7 @@ from workers.messages import Flush, Push, Update
 from workers.protocols import StreamError, WorkerLostError
 from workers.pump import Pump
 from workers.seat import ATTEMPTS, Seat
+from workers.told import Told
 
 CONFIG = StreamConfig()
 
@@ -93,7 +95,7 @@ async def test_settings_and_numbers_of_utterances_move_along():
     """Also a refused change, which is refused again."""
     workers = [MortalDecoder(), MortalDecoder()]
     async with manned(workers) as fleet:
-        seat = await seated(fleet, shown=lambda: (1, {"": "d"}))
+        seat = await seated(fleet, shown=lambda: (1, {"": "d"}, ""))
         await seat.request(Push("a", (*letters("uno"), END)))
         await seat.request(Update("a", targets=("fr",)))
         await seat.request(Push("a", letters("d")))
@@ -104,6 +106,26 @@ async def test_settings_and_numbers_of_utterances_move_along():
 
     texts = [(event.utterance, event.stable) for event in outcome.items if event.final]
     assert texts == [(1, "dos"), (1, "fr:DOS")]
+
+
+async def test_a_language_that_has_been_told_moves_along():
+    """Whatever the other worker would have found."""
+
+    class MortalListener(Mortal, DecoderWorker):
+        pass
+
+    listener = listening("es", "en")
+    workers, told = [MortalListener(lambda: loaded(listener)) for _ in range(2)], Told()
+    async with manned(workers) as fleet:
+        seat = await seated(fleet, shown=lambda: (told.utterances, told.shown, told.language))
+        for event in (await seat.request(Push("a", letters("d")))).items:
+            told.note(event)
+        for worker in workers:
+            worker.dies = True
+        outcome = await seat.request(Push("a", (*letters("os"), END)))
+
+    heard = [event for event in outcome.items if isinstance(event, Transcript)]
+    assert [(event.stable, event.language) for event in heard] == [("do", "es"), ("dos", "es"), ("dos", "es")]
 
 
 async def test_a_stream_without_a_place_is_refused():

@@ -67,4 +67,17 @@ def test_stable_text_of_the_utterance_without_a_final_is_remembered():
     told.note(Transcript(**about, utterance=1, stable="do", final=False))
     told.note(Translation(**about, utterance=1, stable="tw", final=False, target="en"))
 
-    assert (told.utterances, told.shown) == (1, {"": "do", "en": "tw"})
+    assert (told.utterances, told.shown, told.language) == (1, {"": "do", "en": "tw"}, "")
+
+
+def test_the_language_that_was_detected_is_remembered_until_the_final():
+    told = Told()
+    about = {"utterance": 0, "start": 0.0, "end": 1.0}
+    languages = []
+    for language, final in ((None, False), ("es", False), ("es", True), (None, False)):
+        number = len(languages) // 3
+        fields = {**about, "utterance": number, "stable": "", "tentative": "" if final else "no"}
+        told.note(Transcript(**fields, language=language, final=final))
+        languages.append(told.language)
+
+    assert languages == ["", "es", "", ""]

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
-from tests.workers.conftest import client, running
-from tests.workers.doubles import loaded
+from tests.workers.conftest import client, eventually, running
+from tests.workers.doubles import load_decoder, loaded
 from tests.workers.test_sessions import Deaf, HeldEncoder
-from workers import watchdog
+from workers import sessions, watchdog
+from workers.decoder import DecoderWorker
+from workers.messages import Push
 from workers.protocols import StreamError
 from workers.watchdog import Watchdog
 
@@ -52,17 +54,62 @@ async def test_progress_begins_the_time_anew():
     assert loop.time() - moved >= 0.19
 
 
-async def test_a_stream_that_stands_still_says_so_and_ends(monkeypatch):
-    """The encoder takes audio and never answers; a stream without audio beside it lives on."""
+class HeldDecoder(DecoderWorker):
+    """Never comes to decode."""
+
+    async def step(self, batch):
+        if any(isinstance(request, Push) for request in batch):
+            await asyncio.get_running_loop().create_future()
+        return await super().step(batch)
+
+
+@pytest.mark.parametrize("stage", ["encoders", "decoders"])
+async def test_a_stream_that_stands_still_says_so_and_ends(monkeypatch, stage):
+    """A worker takes work and never answers; a stream without audio beside it lives on."""
     monkeypatch.setattr(watchdog, "STALL_SECONDS", 0.3)
-    held = running(encoders=[HeldEncoder(lambda: loaded(Deaf))])
-    async with held as server, client(server.url, {"type": "start"}) as idle:
+    held = {"encoders": HeldEncoder(lambda: loaded(Deaf)), "decoders": HeldDecoder(load_decoder)}[stage]
+    async with running(**{stage: [held]}) as server, client(server.url, {"type": "start"}) as idle:
         async with client(server.url, {"type": "start"}) as speaker:
-            await speaker.send(bytes(32_000))
-            received = await speaker.rest()
+            await speaker.send(b"hola mundo. ")
+            async with asyncio.timeout(20):
+                received = await speaker.rest()
         await idle.send({"type": "mark", "id": "still here"})
         await idle.until("mark")
 
     assert received[-1]["type"] == "error"
     assert received[-1]["code"] == "stalled"
     assert received[-1]["fatal"]
+
+
+async def test_a_stream_tells_its_watchdog_what_gets_done_and_when_it_is_over(monkeypatch):
+    told = []
+
+    class Attentive(Watchdog):
+        def fed(self):
+            told.append("fed")
+
+        def moved(self, *, waiting):
+            told.append("more" if waiting else "all done")
+
+        def end(self):
+            told.append("over")
+            super().end()
+
+    monkeypatch.setattr(sessions, "Watchdog", Attentive)
+    encoder = HeldEncoder(lambda: loaded(Deaf))
+    async with running(encoders=[encoder]) as server, client(server.url, {"type": "start"}) as speaker:
+        await speaker.send(bytes(32_000), bytes(32_000), {"type": "mark", "id": "both"})
+        stream = server.gateway.registry.get((await speaker.receive())["stream_id"])
+
+        async def all_arrived():
+            return stream.audio_received == 2
+
+        await eventually(all_arrived)
+        encoder.go.set()
+        await speaker.until("mark")
+        done = told.copy()
+        await speaker.send({"type": "stop"})
+        await speaker.until("done")
+
+    assert done == ["fed", "fed", "more", "all done"]
+    assert told == [*done, "over"]

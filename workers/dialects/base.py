@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pipeline.errors import ProtocolError
+from pipeline.wire import events
 from pipeline.wire.commands import Command
 from pipeline.wire.events import Event, UtteranceText
 from workers.eventlog import Entry
@@ -66,14 +67,14 @@ class Dialect(ABC):
 
 
 class Transcript:
-    """Utterances of one language as one text to which is only added, as other protocols want it.
+    """Utterances as one text to which is only added, as other protocols want it.
 
     Args:
-        language: decides whether a space stands between two utterances.
+        language: decides whether a space stands before an utterance whose own language is not told.
     """
 
     def __init__(self, language: str) -> None:
-        self._gap = "" if primary(language) in UNSPACED else " "
+        self._language = language
         # Number of the utterance that was added to last, and how much of it has been.
         self._utterance = -1
         self._length = 0
@@ -87,7 +88,9 @@ class Transcript:
         if not added:
             return ""
         if self._length == 0:
-            added = (self._gap if self._begun else "") + added.lstrip()
+            own = event.language if isinstance(event, events.Transcript) else None
+            gap = "" if primary(own or self._language) in UNSPACED else " "
+            added = (gap if self._begun else "") + added.lstrip()
         self._length = len(event.stable)
         self._begun = True
         return added

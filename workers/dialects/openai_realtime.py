@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.config import AudioFormat
 from pipeline.errors import ProtocolError
+from pipeline.gemma.prompt import AUTO
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event
 from workers.dialects.base import Dialect, Reply, Step, parsed, primary
@@ -30,14 +31,17 @@ class RealtimeDialect(Dialect):
     """A session of OpenAI's Realtime API over a WebSocket.
 
     Args:
-        query: of the address; ``source`` is the language that is spoken, for OpenAI has no field for it in
-            translation sessions, and ``model`` is repeated to the client.
+        query: of the address; ``source`` is the language that is spoken, or several with commas between them,
+            for OpenAI has no field for it in translation sessions, and ``model`` is repeated to the client.
+        languages: codes of those that the model was made for; what is spoken is detected among several of
+            them where nobody names it.
     """
 
-    def __init__(self, query: Mapping[str, str]) -> None:
+    def __init__(self, query: Mapping[str, str], languages: Sequence[str] = ()) -> None:
         self._session = "sess_" + secrets.token_urlsafe(12)
         self._model = query.get("model", "surtitle")
-        self._source = primary(query.get("source", commands.Start.source))
+        # The language that is spoken, and what it is where the client names none.
+        self._source = self._unnamed = _spoken(query["source"]) if "source" in query else _any_of(languages)
         self._audio = PCM
         self._events = 0
         # Whether the stream has been started, and with it language and format are settled.
@@ -134,3 +138,26 @@ def language_in(given: Mapping[str, Any], name: str) -> str | None:
     if not isinstance(value, str) or not value:
         raise ProtocolError(f"{name} must be a language code such as 'en'")
     return primary(value)
+
+
+def source_in(given: Mapping[str, Any]) -> str | None:
+    """The language that ``language`` names, or those that ``languages`` does, as ``start`` has them.
+
+    Raises:
+        ProtocolError: one is no text, or the other no list of texts.
+    """
+    if language_in(given, "language") is not None:
+        return _spoken(given["language"])
+    several = given.get("languages") or []
+    if not isinstance(several, list) or not all(isinstance(each, str) and each for each in several):
+        raise ProtocolError("languages must be a list of language codes such as 'en'")
+    return _spoken(",".join(several)) or None
+
+
+def _spoken(locales: str) -> str:
+    """``es,en`` of ``es-ES,en-US``."""
+    return ",".join(dict.fromkeys(map(primary, locales.split(","))))
+
+
+def _any_of(languages: Sequence[str]) -> str:
+    return AUTO if len(languages) > 1 else next(iter(languages), commands.Start.source)

@@ -12,10 +12,11 @@ from typing import Any
 
 from pipeline.config import AudioFormat
 from pipeline.errors import ProtocolError
+from pipeline.glossary import check_glossary
 from pipeline.wire import commands, events
 from pipeline.wire.events import Event
 from workers.dialects.base import Reply, Step, Transcript
-from workers.dialects.openai_realtime import PCM, RealtimeDialect, language_in, section
+from workers.dialects.openai_realtime import PCM, RealtimeDialect, section, source_in
 
 FORMATS: Mapping[str, tuple[str, AudioFormat]] = {
     "audio/pcm": ("pcm16", PCM),
@@ -40,15 +41,18 @@ class TranscriptionSession(RealtimeDialect):
 
     Args:
         query: of the address.
+        languages: codes of those that the model was made for.
         beta: whether the client speaks as before GA.
     """
 
-    def __init__(self, query: Mapping[str, str], *, beta: bool) -> None:
-        super().__init__(query)
+    def __init__(self, query: Mapping[str, str], languages: Sequence[str] = (), *, beta: bool) -> None:
+        super().__init__(query, languages)
         self._beta = beta
         self._format = "audio/pcm"
-        self._transcription: dict[str, Any] = {"model": self._model, "language": self._source}
+        named = self._source if "source" in query else None
+        self._transcription: dict[str, Any] = {"model": self._model, "language": named}
         self._turn_detection: dict[str, Any] | None = SERVER_VAD
+        self._keywords: tuple[str, ...] = ()
         # Bytes of audio since the last commit.
         self._uncommitted = 0
         self._last_item: str | None = None
@@ -86,7 +90,7 @@ class TranscriptionSession(RealtimeDialect):
     def _update(self, settings: Mapping[str, Any]) -> Sequence[Step]:
         form = settings.get("format", self._format)
         transcription = self._transcription | settings.get("transcription", {})
-        language = language_in(transcription, "language") or self._source
+        language, keywords = source_in(transcription) or self._unnamed, _keywords_in(transcription)
         detection = settings.get("turn_detection", self._turn_detection)
         wanted = (form, language, detection is None)
         if self._started and wanted != (self._format, self._source, self._turn_detection is None):
@@ -97,10 +101,12 @@ class TranscriptionSession(RealtimeDialect):
         if not self._started:
             self._format, self._source, self._audio = form, language, FORMATS[form][1]
             self._heard = _Item(self._heard.id, language)
-        return [Reply(self._session_event("updated"))]
+        changed = [commands.Update(glossary=keywords)] if self._started and keywords != self._keywords else []
+        self._keywords = keywords
+        return [*changed, Reply(self._session_event("updated"))]
 
     def _start(self) -> commands.Start:
-        return commands.Start(source=self._source, targets=(), audio=self._audio)
+        return commands.Start(source=self._source, targets=(), audio=self._audio, glossary=self._keywords)
 
     def _commit(self) -> Sequence[Step]:
         seconds = self._uncommitted / self._audio.bytes_per_frame / self._audio.sample_rate
@@ -250,6 +256,18 @@ def _settings_before(session: Mapping[str, Any]) -> dict[str, Any]:
         names = {before: now for now, (before, _) in FORMATS.items()}
         settings["format"] = _chosen("input_audio_format", form, names)
     return settings
+
+
+def _keywords_in(transcription: Mapping[str, Any]) -> tuple[str, ...]:
+    """The glossary that ``keywords`` are: names that are spelled so in every language."""
+    keywords = transcription.get("keywords") or []
+    if not isinstance(keywords, list) or not all(isinstance(each, str) for each in keywords):
+        raise ProtocolError("keywords must be a list of words or phrases")
+    try:
+        check_glossary(keywords)
+    except ValueError as error:
+        raise ProtocolError(f"keywords: {error}") from None
+    return tuple(keywords)
 
 
 def _chosen(name: str, value: object, choices: Mapping[str, str]) -> str:

@@ -29,10 +29,11 @@ class TranslationSession(RealtimeDialect):
     Args:
         query: of the address; besides ``source`` and ``model``, ``target`` is the language that is translated
             into until the client names one.
+        languages: codes of those that the model was made for.
     """
 
-    def __init__(self, query: Mapping[str, str]) -> None:
-        super().__init__(query)
+    def __init__(self, query: Mapping[str, str], languages: Sequence[str] = ()) -> None:
+        super().__init__(query, languages)
         self._target = primary(query.get("target", commands.Start().targets[0]))
         self._expires = int(time.time()) + SESSION_SECONDS
         # The model named for the transcript of what was said; None when it is not wanted.

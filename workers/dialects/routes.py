@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 from workers.dialects.base import Dialect
@@ -22,12 +22,13 @@ BETA_SUBPROTOCOL = "openai-beta.realtime-v1"
 _VOSK = re.compile(r"/v1/vosk/([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*)")
 
 
-def dialect_at(path: str, headers: Mapping[str, str]) -> Dialect | None:
+def dialect_at(path: str, headers: Mapping[str, str], languages: Sequence[str] = ()) -> Dialect | None:
     """A new connection's dialect.
 
     Args:
         path: target of the request, query included.
         headers: of the request.
+        languages: codes of those that the model was made for.
 
     Returns:
         None where no dialect other than protocol version 1 is spoken.
@@ -36,9 +37,9 @@ def dialect_at(path: str, headers: Mapping[str, str]) -> Dialect | None:
     query = dict(parse_qsl(url.query))
     match url.path:
         case "/v1/realtime":
-            return TranscriptionSession(query, beta=_asks_for_beta(headers))
+            return TranscriptionSession(query, languages, beta=_asks_for_beta(headers))
         case "/v1/realtime/translations":
-            return TranslationSession(query)
+            return TranslationSession(query, languages)
         case "/v1/simulstream":
             return Simulstream()
     if found := _VOSK.fullmatch(url.path):

@@ -25,6 +25,8 @@ const PASSING = new Set(["at_capacity", "shutting_down"]);
  * @typedef {{type: string, stream_id: string, seq: number, audio_time: number, server_time: number,
  *   [field: string]: any}} SurtitleEvent  as in docs/protocol.md
  * @typedef {{encoding?: string, sample_rate?: number, channels?: number}} AudioFormat
+ * @typedef {{text?: string, sentences?: number}} Context
+ * @typedef {(string | {[language: string]: string})[]} Glossary
  */
 
 /**
@@ -39,16 +41,17 @@ const PASSING = new Set(["at_capacity", "shutting_down"]);
 export class Speaker extends Connection {
   /**
    * @param {{url?: string | string[], key?: string, source?: string, targets?: string[], audio?: AudioFormat,
-   *   partials?: boolean}} options  fields of `start`, where to (several gateways are tried in turn), and the key
-   *   or token to show, if any
+   *   partials?: boolean, context?: Context, glossary?: Glossary}} options  fields of `start`, where to (several
+   *   gateways are tried in turn), and the key or token to show, if any
    */
   constructor(options = {}) {
     super(options.key ?? "");
     const { url = serverUrl(), source = "es", targets = ["en"], audio = {}, partials = true } = options;
+    const { context, glossary } = options;
     this._urls = [url].flat();
     this._at = 0;
     this.audio = { encoding: "pcm_s16le", sample_rate: 16000, channels: 1, ...audio };
-    this._start = { type: "start", source, targets, audio: this.audio, partials };
+    this._start = { type: "start", source, targets, audio: this.audio, partials, context, glossary };
     const sampleBytes = { pcm_s16le: 2, pcm_f32le: 4, mulaw: 1 }[this.audio.encoding];
     this._frameBytes = (sampleBytes ?? 1) * this.audio.channels;
     /** @type {SurtitleEvent | null} the newest `ready` */
@@ -111,8 +114,11 @@ export class Speaker extends Connection {
     this._command({ type: "mark", id });
   }
 
-  /** Change `targets` or `partials` from the next utterance on. */
-  update(/** @type {{targets?: string[], partials?: boolean}} */ settings) {
+  /**
+   * Change settings from the next utterance on.
+   * @param {{targets?: string[], partials?: boolean, context?: Context, glossary?: Glossary}} settings
+   */
+  update(settings) {
     this._command({ type: "update", ...settings });
   }
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import soxr
 
+from pipeline.config import ContextConfig
 from tests.conftest import ROOT
 from tests.e2e.browser.conftest import opened
 from tests.workers.conftest import eventually, running
+from tests.workers.doubles import SpellingDecoder, loaded
 from workers.access.guard import Guard
+from workers.decoder import DecoderWorker
 from workers.ledger import Ledger
 
 SAY = """async ({ pieces, options, pause = 5 }) => {
@@ -96,6 +99,39 @@ async def test_a_stream_from_start_to_done(site):
     marks = [event["id"] for event in events if event["type"] == "mark"]
     assert marks == ["here"]
     assert events[-1]["type"] == "done"
+
+
+async def test_what_is_known_of_the_talk_goes_along(page):
+    told = []
+
+    class Noting(SpellingDecoder):
+        def __init__(self, config):
+            told.append((config.context, config.glossary))
+            super().__init__(config)
+
+        def update(self, *, context, glossary, **settings):
+            told.append((context, glossary))
+            super().update(context=context, glossary=glossary, **settings)
+
+    known = {"context": {"text": "Ana"}, "glossary": ["Belén", {"es": "coche", "en": "car"}]}
+    async with running(decoders=[DecoderWorker(lambda: loaded(Noting))]) as server:
+        await page.goto(server.http)
+        talking = asyncio.create_task(
+            page.evaluate(SAY, {"pieces": ["hola."] * 9, "options": known, "pause": 50})
+        )
+
+        async def started():
+            return await page.evaluate("window.speaker?.ready != null")
+
+        await eventually(started)
+        await page.evaluate("speaker.update({ glossary: [] })")
+        state, _ = await talking
+
+    assert state == "ended"
+    assert told == [
+        (ContextConfig("Ana"), ("Belén", {"es": "coche", "en": "car"})),
+        (None, ()),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -189,6 +189,13 @@ def test_a_click_is_no_utterance():
     assert gate(quiet) == []
 
 
+def test_speech_shorter_than_min_speech_is_no_utterance(spanish):
+    word = np.concatenate([noise(2, -70), spanish[8_500:13_000], noise(2, -70, seed=1)])
+
+    assert gate(word, GateConfig(min_speech=0.6)) == []
+    assert len(gate(np.concatenate([word, spanish, noise(2, -70)]), GateConfig(min_speech=0.6))) > 0
+
+
 def test_a_short_word_is_an_utterance(spanish):
     """A single syllable among silence is found."""
     utterances = gate(np.concatenate([noise(2, -70), spanish[8_500:13_000], noise(2, -70, seed=1)]))

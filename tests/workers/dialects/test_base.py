@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.wire.events import Transcript as Said
@@ -34,6 +36,17 @@ def test_a_space_stands_between_utterances():
         "Hola.",
         "",
         " Adiós.",
+    ]
+
+
+def test_the_language_that_was_detected_decides():
+    chinese = replace(said(1, "你好。", final=True), language="zh")
+
+    assert added("auto", said(0, "Hola.", final=True), chinese, said(2, "Adiós."), chinese) == [
+        "Hola.",
+        "你好。",
+        " Adiós.",
+        "你好。",
     ]
 
 

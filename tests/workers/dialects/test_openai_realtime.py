@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ProtocolError
 from pipeline.wire import commands
 from workers.dialects.base import Reply
-from workers.dialects.openai_realtime import language_in, section
+from workers.dialects.openai_realtime import language_in, section, source_in
 from workers.dialects.openai_transcription import TranscriptionSession
 from workers.dialects.openai_translation import TranslationSession
 
@@ -35,7 +36,10 @@ INPUT = st.fixed_dictionaries(
     {},
     optional={
         "format": st.fixed_dictionaries({}, optional={"type": ANYTHING, "rate": ANYTHING}) | ANYTHING,
-        "transcription": st.fixed_dictionaries({}, optional={"language": ANYTHING}) | ANYTHING,
+        "transcription": st.fixed_dictionaries(
+            {}, optional=dict.fromkeys(("language", "languages", "keywords"), ANYTHING)
+        )
+        | ANYTHING,
         "turn_detection": ANYTHING,
     },
 )
@@ -90,3 +94,43 @@ def test_languages():
     assert language_in({"language": None}, "language") is None
     with pytest.raises(ProtocolError, match="language code"):
         language_in({"language": ["pt"]}, "language")
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        ({}, None),
+        ({"language": None, "languages": []}, None),
+        ({"language": "es-MX"}, "es"),
+        ({"language": "es-ES,en_US"}, "es,en"),
+        ({"languages": ["es-ES", "en", "es-MX"]}, "es,en"),
+        ({"language": "pt", "languages": ["es"]}, "pt"),
+    ],
+)
+def test_what_is_spoken(given, source):
+    assert source_in(given) == source
+
+
+@pytest.mark.parametrize("given", [{"languages": "es"}, {"languages": [""]}, {"language": 1}])
+def test_what_names_no_language(given):
+    with pytest.raises(ProtocolError, match="such as 'en'"):
+        source_in(given)
+
+
+@pytest.mark.parametrize("kind", [partial(TranscriptionSession, beta=False), TranslationSession])
+@pytest.mark.parametrize(
+    ("query", "languages", "source"),
+    [
+        ({}, ("es", "en"), "auto"),
+        ({}, ("fr",), "fr"),
+        ({}, (), "es"),
+        ({"source": "en-GB"}, ("es", "en"), "en"),
+        ({"source": "es-ES,en-GB"}, ("es", "en", "fr"), "es,en"),
+    ],
+)
+def test_a_language_that_nobody_names_is_detected_where_there_are_several(kind, query, languages, source):
+    session = kind(query, languages)
+    prefix = "session." if isinstance(session, TranslationSession) else ""
+    start, _ = session.receive(json.dumps({"type": f"{prefix}input_audio_buffer.append", "audio": "AAA="}))
+
+    assert start.source == source

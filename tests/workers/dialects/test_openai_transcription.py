@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from openai import AsyncOpenAI
 
 from pipeline.errors import LanguageError
+from pipeline.wire import commands
 from tests.workers.conftest import emptied, running
 from tests.workers.dialects.conftest import dialled, spoken
 from tests.workers.doubles import SpellingDecoder, loaded
 from workers.decoder import DecoderWorker
+from workers.dialects.openai_transcription import TranscriptionSession
 
 PATH = "/v1/realtime?intent=transcription"
 DELTA = "conversation.item.input_audio_transcription.delta"
@@ -144,6 +148,12 @@ async def test_a_commit_without_audio_is_an_error_and_the_session_goes_on(server
         (update(format={"type": "audio/mp3"}), "audio/pcm"),
         (update(format={"type": "audio/pcm", "rate": 8_000}), "24000"),
         (update(transcription={"language": 5}), "language"),
+        (update(transcription={"languages": "es"}), "languages must be a list"),
+        (update(transcription={"keywords": "Ana"}), "keywords must be a list"),
+        (
+            update(transcription={"keywords": ["Ana", "a" * 61]}),
+            "keywords: entry 1 must be a term of 1 to 60",
+        ),
     ],
 )
 async def test_what_is_not_accepted_is_an_error_and_the_session_goes_on(server, message, says):
@@ -173,6 +183,44 @@ async def test_a_language_that_the_model_does_not_know_ends_the_session():
 
     assert received[-1]["error"]["code"] == "unknown_language"
     assert code == 1008
+
+
+async def test_who_names_no_language_has_it_detected():
+    """And is told of none; who has named one and takes it back, too."""
+    sources = []
+
+    class Noting(SpellingDecoder):
+        def __init__(self, config):
+            sources.append(config.source)
+            super().__init__(config)
+
+    async with running(decoders=[DecoderWorker(lambda: loaded(Noting))]) as server:
+        for settings in ([], [{"language": "en"}, {"language": None}], [{"languages": ["en", "fr"]}]):
+            async with dialled(server, PATH) as socket:
+                created = await socket.receive()
+                for transcription in settings:
+                    await socket.send(update(transcription=transcription))
+                await socket.send(append("hola."))
+                await socket.until(DELTA)
+
+            assert created["session"]["audio"]["input"]["transcription"]["language"] is None
+
+    assert sources == ["auto", "auto", "en,fr"]
+
+
+def test_keywords_are_a_glossary():
+    session = TranscriptionSession({}, ("es", "en"), beta=False)
+
+    def taken(message):
+        steps = session.receive(json.dumps(message))
+        return [step for step in steps if isinstance(step, commands.Start | commands.Update)]
+
+    assert taken(update(transcription={"keywords": ["Ana Belén", "RISC-V"]})) == []
+    (start,) = taken(append("hola"))
+    assert start.glossary == ("Ana Belén", "RISC-V")
+    assert taken(update(transcription={"model": "any"})) == []
+    assert taken(update(transcription={"keywords": ["Ana"]})) == [commands.Update(glossary=("Ana",))]
+    assert taken(update(transcription={"keywords": None})) == [commands.Update(glossary=())]
 
 
 async def test_settings_cannot_change_under_a_running_stream(server):
