@@ -96,7 +96,8 @@ class Run:
         encoding: part of the time in which the encoder worked, and what is before it.
         decoding: part of the time in which the decoder worked.
         rounds: of both, for one second of audio.
-        unprepared: shapes of passes that were recorded in the midst, or anew; 0 on a CPU.
+        longest_s: seconds of the longest of them, in which all streams stand still.
+        unprepared: shapes of steps and passes that were recorded in the midst, or anew; 0 on a CPU.
         front_end_ms: milliseconds of a core for the gate and the log-mel frames of one second of audio, where
             they were prepared beforehand and are not in the others.
     """
@@ -111,6 +112,7 @@ class Run:
     encoding: float
     decoding: float
     rounds: float
+    longest_s: float
     unprepared: int
     front_end_ms: float | None = None
 
@@ -210,9 +212,9 @@ def simulate(
     encoders, decoders = Batch(model.ears.encode), Batch(model.step)
     encoding: set[Live] = set()
     decoding: set[Live] = set()
-    now = busy = heard_for = 0.0
+    now = busy = heard_for = slowest = 0.0
     rounds = steps = stepped = 0
-    shapes, room = _shapes(pool), pool.nbytes
+    shapes, room = _shapes(model, pool), pool.nbytes
     while True:
         for live in lives:
             live.arrive(now)
@@ -232,7 +234,7 @@ def simulate(
         steps, stepped = steps + (len(decoders) > 0), stepped + len(decoders)
         said = decoders.step()
         took = clock() - started
-        now, busy, rounds = now + took, busy + took, rounds + 1
+        now, busy, rounds, slowest = now + took, busy + took, rounds + 1, max(slowest, took)
         for live, events in said:
             decoding.remove(live)
             live.note(_sound(events), now)
@@ -255,14 +257,18 @@ def simulate(
         encoding=heard_for / longest,
         decoding=(busy - heard_for) / longest,
         rounds=rounds / longest,
+        longest_s=slowest,
         # Where the pool has grown, all of them were recorded anew.
-        unprepared=_shapes(pool) - (shapes if pool.nbytes == room else 0),
+        unprepared=_shapes(model, pool) - (shapes if pool.nbytes == room else 0),
         front_end_ms=front_end_ms(known, round(seconds * SAMPLE_RATE)) if known else None,
     )
 
 
-def _shapes(pool: KVPool) -> int:
-    return sum(steps.shapes for steps in pool.steps.values() if isinstance(steps, FixedSteps))
+def _shapes(model: Gemma3n, pool: KVPool) -> int:
+    """Steps of the encoder and passes of the decoder that have been recorded."""
+    encoder = model.ears.encoder.fixed
+    passes = sum(steps.shapes for steps in pool.steps.values() if isinstance(steps, FixedSteps))
+    return passes + (encoder.shapes if encoder else 0)
 
 
 def _sound(result: list[SpeechEvent] | list[Event] | Exception) -> list[Event]:
@@ -273,17 +279,20 @@ def _sound(result: list[SpeechEvent] | list[Event] | Exception) -> list[Event]:
 
 def carried(simulate: Callable[[int, float], Run], counts: Sequence[int], seconds: float) -> list[Run]:
     """Runs with more and more streams, up to the first that is too many."""
-    simulate(1, 10.0)  # has Numba compile and torch allocate
+    # Has Numba compile, torch allocate and a GPU see each size of batch: a service has been through that.
+    simulate(counts[0], 10.0)
     runs = []
     print(
-        "streams  utterances  p50 final  p95 final   busy     work  batch  enc.  dec.  rounds/s  unprepared"
+        "streams  utterances  p50 final  p95 final   busy     work  batch  enc.  dec.  rounds/s  longest"
+        "  unprepared"
     )
     for count in counts:
         run = simulate(count, seconds)
         print(
             f"{count:>7}{run.utterances:>12}{run.p50_final_s:>9.2f} s{run.p95_final_s:>9.2f} s"
             f"{run.busy:>7.0%}{run.work_ms:>6.1f} ms{run.batch:>7.1f}"
-            f"{run.encoding:>6.0%}{run.decoding:>6.0%}{run.rounds:>10.1f}{run.unprepared:>12}",
+            f"{run.encoding:>6.0%}{run.decoding:>6.0%}{run.rounds:>10.1f}"
+            f"{1e3 * run.longest_s:>6.0f} ms{run.unprepared:>12}",
             flush=True,
         )
         runs.append(run)
