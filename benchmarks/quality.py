@@ -322,6 +322,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=str(NANO), help="default: the bundled model")
+    parser.add_argument("--int8", action="store_true", help="with weights in int8")
     parser.add_argument("--limit", type=int, default=200, help="most clips per direction (default: 200)")
     parser.add_argument("--direction", nargs="+", metavar="XX-XX", help="default: all that the model knows")
     parser.add_argument("--engine", choices=ENGINES, default="espeak-ng", help="whose voices speak")
@@ -336,14 +337,18 @@ def main() -> None:
     if options.limit < 1:
         parser.error("--limit must be at least 1")
 
-    whole = Gemma3n.from_pretrained(options.model)
+    dtype = torch.int8 if options.int8 else torch.float32
+    whole = Gemma3n.from_pretrained(options.model, dtype=dtype)
     known = {f"{source}-{target}": (source, target) for source, target in directions(whole.languages)}
     unknown = set(options.direction or []) - known.keys()
     if unknown:
         parser.error(f"no {', '.join(sorted(unknown))}; there are sentences for {', '.join(known)}")
     wanted = [known[name] for name in options.direction or known]
     half_widths = [width // 2 for width in whole.config.text.intermediate_size]
-    models = {"whole": whole, "half": Gemma3n.from_pretrained(options.model, ffn_widths=half_widths)}
+    models = {
+        "whole": whole,
+        "half": Gemma3n.from_pretrained(options.model, dtype=dtype, ffn_widths=half_widths),
+    }
 
     hear = hear_live if options.live else hear_whole
     if options.noise:

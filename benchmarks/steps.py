@@ -133,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--positions", type=int, default=300, help="that each sequence has already")
     parser.add_argument("--repeat", type=int, default=60)
     parser.add_argument("--model", type=Path, default=NANO, help="by default the bundled one")
+    parser.add_argument("--int8", action="store_true", help="with weights in int8")
     options = parser.parse_args(argv)
+    dtype = torch.int8 if options.int8 else torch.float32
     try:
         passes = [(int(sequences), int(new)) for sequences, new in (one.split("x") for one in options.passes)]
     except ValueError:
@@ -141,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if min(options.positions, options.repeat, *(number for one in passes for number in one)) < 1:
         parser.error("--passes, --positions and --repeat must be at least 1")
     torch.set_num_threads(1)
-    model, lines = Gemma3n.from_pretrained(options.model), []
+    model, lines = Gemma3n.from_pretrained(options.model, dtype=dtype), []
     print("sequences  new    in one piece     plain  ratio  difference")
     for sequences, new in passes:
         line = compare(model, sequences, new, options.positions, options.repeat)

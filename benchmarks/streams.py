@@ -311,14 +311,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fuse", action="store_true", help="on a GPU, compile the decoder's layers")
     parser.add_argument("--seconds", type=float, default=30.0, help="of audio in each stream")
     parser.add_argument("--model", type=Path, default=NANO, help="for the CPU; by default the bundled one")
+    parser.add_argument("--int8", action="store_true", help="with weights in int8")
     options = parser.parse_args(argv)
+    dtype = torch.int8 if options.int8 else torch.float32
     counts = sorted(options.streams or ([4, 8, 16, 24, 32] if options.device == "cpu" else [100, 200, 400]))
     if counts[0] < 1 or options.seconds < 10:
         parser.error("--streams must be at least 1 and --seconds at least 10")
     torch.set_num_threads(1)
     result: dict[str, Any] = {"device": options.device}
     if options.device == "cpu":
-        model = Gemma3n.from_pretrained(options.model)
+        model = Gemma3n.from_pretrained(options.model, dtype=dtype)
         result["streams_per_core"] = None
     else:
         model, reference = published("e2b", torch.device("cuda"))

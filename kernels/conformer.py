@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.rows import SUMS, dot, multiply, norm, scale_of
+from kernels.rows import SUMS, Matrix, dot, multiply, norm, scale_of
 
 _Array = NDArray[np.float32]
 
@@ -22,7 +22,7 @@ _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 
 
 class Half(NamedTuple):
-    """A half-step feed-forward; matrices are contiguous float32 [out, in], here and below.
+    """A half-step feed-forward; matrices are [out, in], here and below.
 
     Attributes:
         before: norm of its input, [hidden].
@@ -32,8 +32,8 @@ class Half(NamedTuple):
     """
 
     before: _Array
-    up: _Array
-    down: _Array
+    up: Matrix
+    down: Matrix
     behind: _Array
 
 
@@ -68,18 +68,18 @@ class Block(NamedTuple):
     start: Half
     end: Half
     attention_norm: _Array
-    query: _Array
-    key: _Array
-    value: _Array
-    post: _Array
+    query: Matrix
+    key: Matrix
+    value: Matrix
+    post: Matrix
     post_norm: _Array
     scale: _Array
     distances: _Array
     conv_before: _Array
-    conv_start: _Array
+    conv_start: Matrix
     kernel: _Array
     conv_norm: _Array
-    conv_end: _Array
+    conv_end: Matrix
     norm: _Array
     cap: float
     clip: float
@@ -134,7 +134,7 @@ def _silu(x: _Array) -> None:
 
 @numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _half_step(x: _Array, half: Half, w: Block) -> _Array:
-    inner = multiply(_clipped_norm(x, w.clip, half.before, w.eps), half.up, half.up.shape[0])
+    inner = multiply(_clipped_norm(x, w.clip, half.before, w.eps), half.up, len(half.up.scales))
     _silu(inner)
     fed = _clipped_norm(multiply(inner, half.down, x.shape[1]), w.clip, half.behind, w.eps)
     out: _Array = x + np.float32(w.residual) * fed

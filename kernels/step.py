@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.ffn import gelu, threshold
-from kernels.rows import SUMS, dot, multiply, norm, scale_of
+from kernels.rows import SUMS, Matrix, dot, multiply, norm, scale_of
 
 _Array = NDArray[np.float32]
 _Ints = NDArray[np.int64]
@@ -49,7 +49,7 @@ class LayerShape(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A layer: its weights, contiguous float32, matrices as [out, in] unless told otherwise.
+    """A layer: its weights; vectors are float32, matrices [out, in] unless told otherwise.
 
     Attributes:
         input_norm: [hidden], as are the other norms of the layer's width.
@@ -88,22 +88,22 @@ class Layer(NamedTuple):
     router_norm: _Array
     laurel_norm: _Array
     output_scale: _Array
-    router: _Array
-    prediction: _Array
-    correction: _Array
-    laurel_left: _Array
-    laurel_right: _Array
-    query: _Array
-    key: _Array
-    value: _Array
-    output: _Array
+    router: Matrix
+    prediction: Matrix
+    correction: Matrix
+    laurel_left: Matrix
+    laurel_right: Matrix
+    query: Matrix
+    key: Matrix
+    value: Matrix
+    output: Matrix
     query_norm: _Array
     key_norm: _Array
-    gate: _Array
-    up: _Array
-    down: _Array
-    per_layer_gate: _Array
-    per_layer_projection: _Array
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+    per_layer_gate: Matrix
+    per_layer_projection: Matrix
     divisors: _Array
     shape: LayerShape
 
@@ -128,7 +128,7 @@ class Places(NamedTuple):
 
 @numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _modalities(x: _Array, w: Layer) -> _Array:
-    routed: _Array = multiply(norm(x, w.router_norm, w.shape.eps), w.router, w.router.shape[0])
+    routed: _Array = multiply(norm(x, w.router_norm, w.shape.eps), w.router, len(w.router.scales))
     for n in range(routed.shape[0]):
         for i in range(routed.shape[1]):
             routed[n, i] = np.float32(math.tanh(routed[n, i] / np.float32(x.shape[1])))
@@ -201,8 +201,8 @@ def _attend(query: _Array, kv: _Array, places: Places, window: int) -> _Array:
 def _store(kv: _Array, x: _Array, places: Places, w: Layer) -> None:
     """Compute keys and values of the positions and write them, [blocks, BLOCK, 2, kv_heads, head_dim]."""
     write, eps = places.write, w.shape.eps
-    keys = multiply(x, w.key, w.key.shape[0])
-    values = multiply(x, w.value, w.value.shape[0])
+    keys = multiply(x, w.key, len(w.key.scales))
+    values = multiply(x, w.value, len(w.value.scales))
     _normed_heads(keys, w.key_norm, w, places.positions)
     block, width = kv.shape[1], kv.shape[4]
     for n in range(x.shape[0]):
@@ -226,10 +226,10 @@ def _feed(x: _Array, w: Layer) -> _Array:
                 # NaN is not below, and goes where it would in a dense product.
                 row[j] = _ZERO if row[j] <= cut else row[j] - cut
         for j in range(width):
-            row = w.up[j]
+            row, scale = w.up.values[j], w.up.scales[j]
             for n in range(x.shape[0]):
                 if units[n, j] != _ZERO:
-                    units[n, j] = gelu(units[n, j]) * dot(row, x[n])
+                    units[n, j] = gelu(units[n, j]) * dot(row, x[n]) * scale
     else:
         up = multiply(x, w.up, width)
         for n in range(x.shape[0]):
@@ -240,12 +240,12 @@ def _feed(x: _Array, w: Layer) -> _Array:
         return dense
     out = np.zeros_like(x)
     for j in range(width):
-        row = w.down[j]
+        row = w.down.values[j]
         for n in range(x.shape[0]):
-            factor, into = units[n, j], out[n]
+            factor, into = units[n, j] * w.down.scales[j], out[n]
             if factor != _ZERO:
                 for i in range(len(into)):
-                    into[i] += row[i] * factor
+                    into[i] += np.float32(row[i]) * factor
     return out
 
 
@@ -270,13 +270,13 @@ def layer_step(streams: _Array, per_layer: _Array, kv: _Array, places: Places, w
     predictions: _Array = _predict(streams, w)
     x = predictions[active]
     normed = norm(x, w.input_norm, eps)
-    if w.key.shape[0]:
+    if len(w.key.scales):
         _store(kv, normed, places, w)
-    query = multiply(normed, w.query, w.query.shape[0])
+    query = multiply(normed, w.query, len(w.query.scales))
     _normed_heads(query, w.query_norm, w, places.positions)
     attended = _attend(query, kv, places, w.shape.window)
     attended = norm(multiply(attended, w.output, x.shape[1]), w.attention_norm, eps)
-    low = multiply(normed, w.laurel_left, w.laurel_left.shape[0])
+    low = multiply(normed, w.laurel_left, len(w.laurel_left.scales))
     laurel = normed + norm(multiply(low, w.laurel_right, x.shape[1]), w.laurel_norm, eps)
     attended = (x + attended + laurel) * _SQRT_HALF
     fed = _feed(norm(attended, w.feed_forward_norm, eps), w)
@@ -289,7 +289,7 @@ def layer_step(streams: _Array, per_layer: _Array, kv: _Array, places: Places, w
             for i in range(len(into)):
                 into[i] += factor * innovation[n, i]
     scaled = predictions[active] * w.output_scale
-    gated = multiply(scaled, w.per_layer_gate, w.per_layer_gate.shape[0])
+    gated = multiply(scaled, w.per_layer_gate, len(w.per_layer_gate.scales))
     for n in range(gated.shape[0]):
         for i in range(gated.shape[1]):
             gated[n, i] = gelu(gated[n, i]) * per_layer[n, i]

@@ -18,6 +18,8 @@ from pipeline.encoder.conformer import AudioEncoder
 from pipeline.encoder.embedder import MultimodalEmbedder
 from pipeline.errors import CheckpointError
 from pipeline.gemma.decoder import Decoder
+from pipeline.gemma.layers import MLP
+from pipeline.int8 import round_weights
 
 PER_LAYER_TABLE = "model.language_model.embed_tokens_per_layer.weight"
 
@@ -74,12 +76,16 @@ def read_parts(
         checkpoint: that has been checked.
         config: of it, or of a sub-model.
         device: where to put weights, but for the per-layer embedding table, which stays on the CPU.
-        dtype: what to convert them to, but for that table, which stays as it is.
+        dtype: what to convert them to, but for that table, which stays as it is; int8 is float32, rounded.
         stages: that they are for; parts that none of these uses stay without weights.
 
     Raises:
+        ValueError: int8 is asked for on another device than the CPU.
         CheckpointError: a file is corrupt behind its header.
     """
+    int8 = dtype == torch.int8
+    if int8 and torch.device(device).type != "cpu":
+        raise ValueError(f"weights in int8 are for the CPU, not for {device}")
     parts = empty_parts(config)
     for prefix, part in parts.items():
         if not _USERS[prefix].intersection(stages):
@@ -91,7 +97,7 @@ def read_parts(
             tensors[name] = checkpoint.read(
                 full,
                 shape=empty.shape,
-                dtype=None if table else dtype,
+                dtype=None if table else torch.float32 if int8 else dtype,
                 device="cpu" if table else device,
             )
         part.load_state_dict(tensors, assign=True)
@@ -102,6 +108,14 @@ def read_parts(
     assert isinstance(language_model, Decoder)
     if "encoder" in stages:
         audio_tower.to(device)  # buffers that no checkpoint brings
+    if "decoder" in stages:
+        for module in language_model.modules():
+            if isinstance(module, MLP):
+                module.lay_out()
+    if int8 and "encoder" in stages:
+        round_weights(audio_tower)
+    if int8 and "decoder" in stages:
+        round_weights(language_model)
     return audio_tower, embed_audio, language_model
 
 

@@ -29,7 +29,6 @@ from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.greedy import Segment, greedy, tell_odds
 from pipeline.gemma.ids import check_ids, end_of_text
-from pipeline.gemma.layers import MLP
 from pipeline.gemma.matformer import Widths, check_widths, kv_group
 from pipeline.gemma.passes import MOST_POSITIONS, packed
 from pipeline.gemma.ple import PerLayerTable
@@ -90,7 +89,8 @@ class Gemma3n:
         Args:
             path: a folder with ``config.json`` and ``*.safetensors``, or a Hugging Face id.
             device: where to compute.
-            dtype: what to compute in, whatever the file holds.
+            dtype: what to compute in, whatever the file holds; int8, on the CPU, is float32 with weights that
+                are rounded to int8 (:mod:`pipeline.int8`).
             ffn_widths: of a MatFormer sub-model, one for all layers or one per layer.
             ple: a file that ``surtitle model convert-ple`` made of this checkpoint, to take per-layer
                 embeddings from; None takes the checkpoint's own, wherever such files lie.
@@ -98,6 +98,7 @@ class Gemma3n:
                 that none of them uses takes no memory and cannot be used.
 
         Raises:
+            ValueError: int8 is asked for on another device than the CPU.
             CheckpointError: there is no such folder; its configuration is not Gemma 3n's; files are missing
                 or corrupt; tensors are missing, superfluous or misshapen (it names them); the widths are
                 not ones that the checkpoint has; or the per-layer embeddings are not its own.
@@ -110,9 +111,6 @@ class Gemma3n:
             config = slice_config(config, ffn_widths)
         audio_tower, embed_audio, language_model = read_parts(checkpoint, config, device, dtype, stages)
         if "decoder" in stages:
-            for part in language_model.modules():
-                if isinstance(part, MLP):
-                    part.lay_out()
             own = language_model.embed_tokens_per_layer.weight
             layers = config.text.num_hidden_layers
             values, scales = (own, None) if ple is None else ple_file.read(Path(ple), own, layers)

@@ -12,7 +12,7 @@
     [model]
     path = "models/gemma-3n-E2B-it"
     device = "cpu"             # or "cuda"
-    dtype = "float32"          # or "bfloat16"
+    dtype = "float32"          # or "bfloat16", or "int8" on a CPU
     encoder_device = "cpu"     # where encoders compute, in float32, if not where decoders do
     ple = "ple.int8.safetensors"  # per-layer embeddings made by "surtitle model convert-ple"
 
@@ -48,7 +48,7 @@ from workers.access.settings import AccessSettings, read_access
 from workers.logs import FORMATS
 from workers.sinks.config import SinkSettings, read_sink
 
-_DTYPES = ("float32", "bfloat16")
+_DTYPES = ("float32", "bfloat16", "int8")
 
 
 class SettingsError(SurtitleError):
@@ -69,7 +69,7 @@ class Settings:
         drain_seconds: how long, after SIGTERM, streams may take to come to their end.
         model: folder of the model; ``None`` is the bundled one.
         device: where the models compute, in torch's words.
-        dtype: ``float32`` or ``bfloat16``.
+        dtype: ``float32`` or ``bfloat16``; or ``int8``, which is float32 with rounded weights, on a CPU.
         encoder_device: where encoders compute, in float32; ``None`` is where and how decoders do.
         ple: file of converted per-layer embeddings; ``None`` takes those of the model's folder.
         encoder_workers: processes that encode.
@@ -120,6 +120,8 @@ class Settings:
             raise SettingsError(f"logs must be {' or '.join(FORMATS)}, got {self.logs!r}")
         if self.dtype not in _DTYPES:
             raise SettingsError(f"dtype must be {' or '.join(_DTYPES)}, got {self.dtype!r}")
+        if self.dtype == "int8" and not self.device.startswith("cpu"):
+            raise SettingsError(f"dtype int8 is for the CPU, got device {self.device!r}")
 
     @property
     def encoding(self) -> tuple[str, str]:

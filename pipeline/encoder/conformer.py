@@ -159,6 +159,8 @@ class AudioEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.subsample_conv_projection = SubSampleConvProjection(config)
+        # Whether small steps read matrices as int8, which these have been rounded to.
+        self.int8 = False
         self.conformer = nn.ModuleList(ConformerBlock(config) for _ in range(config.conf_num_hidden_layers))
 
     @property

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from kernels.conformer import Block, Half, Memory, block_step
 from pipeline.encoder.conformer import AudioEncoder, BlockState, ConformerBlock, FeedForward
-from pipeline.small import array_of, is_small
+from pipeline.small import array_of, is_small, matrix_of
 
 MOST_FRAMES = 32
 """Most frames of all streams in a step: 160 ms of eight of them."""
@@ -29,7 +29,9 @@ class QuickBlocks:
     """
 
     def __init__(self, encoder: AudioEncoder, positions: Sequence[Tensor]) -> None:
-        self._blocks = [_block(*both) for both in zip(encoder.blocks, positions, strict=True)]
+        self._blocks = [
+            _block(block, own, encoder.int8) for block, own in zip(encoder.blocks, positions, strict=True)
+        ]
 
     def __call__(self, x: Tensor, states: Sequence[BlockState], seen: int) -> Tensor:
         """Run all blocks, which advances their states.
@@ -58,36 +60,36 @@ def suits(encoder: AudioEncoder, frames: int) -> bool:
     return is_small(weight, weight.shape[0], frames, MOST_FRAMES)
 
 
-def _half(part: FeedForward) -> Half:
+def _half(part: FeedForward, int8: bool) -> Half:
     return Half(
         before=array_of(part.pre_layer_norm.weight),
-        up=array_of(part.ffw_layer_1.weight),
-        down=array_of(part.ffw_layer_2.weight),
+        up=matrix_of(part.ffw_layer_1.weight, int8=int8),
+        down=matrix_of(part.ffw_layer_2.weight, int8=int8),
         behind=array_of(part.post_layer_norm.weight),
     )
 
 
-def _block(block: ConformerBlock, positions: Tensor) -> Block:
+def _block(block: ConformerBlock, positions: Tensor, int8: bool) -> Block:
     around, conv = block.attention, block.lconv1d
     attention = around.attn
     # The cap's inner division is folded into the query, as LocalAttention does it.
     scale = F.softplus(attention.per_dim_scale) * (attention.query_scale / attention.logit_cap)
     return Block(
-        start=_half(block.ffw_layer_start),
-        end=_half(block.ffw_layer_end),
+        start=_half(block.ffw_layer_start, int8),
+        end=_half(block.ffw_layer_end, int8),
         attention_norm=array_of(around.pre_attn_norm.weight),
-        query=array_of(attention.q_proj.weight),
-        key=array_of(attention.k_proj.weight),
-        value=array_of(attention.v_proj.weight),
-        post=array_of(around.post.weight),
+        query=matrix_of(attention.q_proj.weight, int8=int8),
+        key=matrix_of(attention.k_proj.weight, int8=int8),
+        value=matrix_of(attention.v_proj.weight, int8=int8),
+        post=matrix_of(around.post.weight, int8=int8),
         post_norm=array_of(around.post_norm.weight),
         scale=array_of(scale),
         distances=array_of(positions.transpose(1, 2)),
         conv_before=array_of(conv.pre_layer_norm.weight),
-        conv_start=array_of(conv.linear_start.weight),
+        conv_start=matrix_of(conv.linear_start.weight, int8=int8),
         kernel=array_of(conv.depthwise_conv1d.weight[:, 0].t()),
         conv_norm=array_of(conv.conv_norm.weight),
-        conv_end=array_of(conv.linear_end.weight),
+        conv_end=matrix_of(conv.linear_end.weight, int8=int8),
         norm=array_of(block.norm.weight),
         cap=float(attention.logit_cap),
         clip=float(block.clip),

@@ -135,6 +135,8 @@ class Decoder(nn.Module):
         extra = range(config.altup_num_inputs - 1)
         self.altup_projections = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in extra)
         self.altup_unembed_projections = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in extra)
+        # Whether small passes read matrices as int8, which these have been rounded to.
+        self.int8 = False
         # Layers whose keys and values others share.
         self._sources = {config.kv_source(layer) for layer in range(config.first_shared_layer, layers)}
 

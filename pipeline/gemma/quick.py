@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kernels.rows import multiply
+from kernels.rows import Matrix, multiply
 from kernels.step import Layer, LayerShape, Places, layer_step
 from pipeline.config import FULL, SLIDING
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.decoder import Decoder, DecoderLayer
-from pipeline.small import array_of, is_small
+from pipeline.small import array_of, is_small, matrix_of
 
 MOST_POSITIONS = 32
 """Most positions in a pass; with more the advantage is small (``python -m benchmarks.steps``)."""
@@ -46,6 +46,7 @@ class QuickPasses:
         ]
         self._below = [(index, layer) for index, layer in layers if index < decoder.config.first_shared_layer]
         self._above = layers[len(self._below) :]
+        self._head = matrix_of(decoder.embed_tokens.weight, int8=decoder.int8)
 
     def logits(
         self,
@@ -65,7 +66,7 @@ class QuickPasses:
             embeddings: input embeddings with audio merged in, [1, N, hidden].
         """
         hidden = self.hidden(caches, counts, keeps, rows, embeddings)
-        raw = torch.from_numpy(multiply(hidden, array_of(self.decoder.embed_tokens.weight), self.choices))
+        raw = torch.from_numpy(multiply(hidden, self._head, self.choices))
         return self.decoder.cap(raw)
 
     def hidden(
@@ -155,7 +156,6 @@ def _layer(decoder: Decoder, layer: DecoderLayer, width: int) -> Layer:
     hidden = config.hidden_size
     theta = config.rope_theta if config.layer_types[layer.index] == FULL else config.rope_local_base_freq
     exponents = torch.arange(0, config.head_dim, 2).float() / config.head_dim
-    none = np.empty((0, hidden), np.float32)
     owns = attention.owns_kv
     down = layer.mlp.down_proj.weight
 
@@ -163,6 +163,10 @@ def _layer(decoder: Decoder, layer: DecoderLayer, width: int) -> Layer:
         assert isinstance(module.weight, Tensor)
         return array_of(module.weight)
 
+    def matrix(weight: Tensor) -> Matrix:
+        return matrix_of(weight, int8=decoder.int8)
+
+    none = matrix(torch.empty(0, hidden))
     return Layer(
         input_norm=norm(layer.input_layernorm),
         attention_norm=norm(layer.post_attention_layernorm),
@@ -172,22 +176,22 @@ def _layer(decoder: Decoder, layer: DecoderLayer, width: int) -> Layer:
         router_norm=norm(altup.router_norm),
         laurel_norm=norm(laurel.post_laurel_norm),
         output_scale=array_of(altup.correct_output_scale) if layer.scaled else np.ones(hidden, np.float32),
-        router=array_of(altup.modality_router.weight),
-        prediction=array_of(altup.prediction_coefs.weight),
-        correction=array_of(altup.correction_coefs.weight),
-        laurel_left=array_of(laurel.linear_left.weight),
-        laurel_right=array_of(laurel.linear_right.weight),
-        query=array_of(attention.q_proj.weight),
-        key=array_of(attention.k_proj.weight) if owns else none,
-        value=array_of(attention.v_proj.weight) if owns else none,
-        output=array_of(attention.o_proj.weight),
+        router=matrix(altup.modality_router.weight),
+        prediction=matrix(altup.prediction_coefs.weight),
+        correction=matrix(altup.correction_coefs.weight),
+        laurel_left=matrix(laurel.linear_left.weight),
+        laurel_right=matrix(laurel.linear_right.weight),
+        query=matrix(attention.q_proj.weight),
+        key=matrix(attention.k_proj.weight) if owns else none,
+        value=matrix(attention.v_proj.weight) if owns else none,
+        output=matrix(attention.o_proj.weight),
         query_norm=norm(attention.q_norm),
         key_norm=norm(attention.k_norm) if owns else np.empty(0, np.float32),
-        gate=array_of(layer.mlp.gate_proj.weight),
-        up=array_of(layer.mlp.up_proj.weight),
-        down=array_of(down.t() if layer.mlp.laid_out else down),
-        per_layer_gate=array_of(layer.per_layer_input_gate.weight),
-        per_layer_projection=array_of(layer.per_layer_projection.weight),
+        gate=matrix(layer.mlp.gate_proj.weight),
+        up=matrix(layer.mlp.up_proj.weight),
+        down=matrix(down.t() if layer.mlp.laid_out else down),
+        per_layer_gate=matrix(layer.per_layer_input_gate.weight),
+        per_layer_projection=matrix(layer.per_layer_projection.weight),
         divisors=(theta**exponents).numpy(),
         shape=_shape(decoder, layer, width),
     )

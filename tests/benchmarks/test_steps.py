@@ -9,8 +9,9 @@ import pytest
 from benchmarks import steps
 
 
-def test_a_run_ends_with_its_figures(checkpoint, capsys):
-    sizes = ["--positions", "20", "--repeat", "2", "--model", str(checkpoint)]
+@pytest.mark.parametrize("weights", [(), ("--int8",)])
+def test_a_run_ends_with_its_figures(checkpoint, capsys, weights):
+    sizes = ["--positions", "20", "--repeat", "2", "--model", str(checkpoint), *weights]
     steps.main(["--passes", "1x1", "3x4", *sizes])
     *table, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)

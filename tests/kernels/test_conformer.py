@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from kernels.conformer import Block, Half, Memory, block_step
+from kernels.rows import Matrix
+from tests.kernels.test_step import exactly, matrix_like
 
 
 def norm(x, weight, eps, clip=np.inf):
@@ -52,7 +54,8 @@ def twin(x, w):
 @pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("past", [0, 5])
 @pytest.mark.parametrize("length", [1, 4])
-def test_steps_are_the_formulas_over_the_whole(streams, past, length):
+@pytest.mark.parametrize("int8", [True, False])
+def test_steps_are_the_formulas_over_the_whole(streams, past, length, int8):
     seed = secrets.randbits(32)
     print(f"seed = {seed}")
     rng = np.random.default_rng(seed)
@@ -62,25 +65,29 @@ def test_steps_are_the_formulas_over_the_whole(streams, past, length):
     def draw(*shape):
         return (rng.normal(size=shape) * shape[-1] ** -0.5 * 1.2).astype(np.float32)
 
+    def matrix(rows, columns):
+        return matrix_like(draw(rows, columns), int8)
+
     def half():
-        return Half(draw(hidden) * 3, draw(4 * hidden, hidden), draw(hidden, 4 * hidden), draw(hidden) * 3)
+        up, down = matrix(4 * hidden, hidden), matrix(hidden, 4 * hidden)
+        return Half(draw(hidden) * 3, up, down, draw(hidden) * 3)
 
     w = Block(
         start=half(),
         end=half(),
         attention_norm=draw(hidden) * 3,
-        query=draw(hidden, hidden),
-        key=draw(hidden, hidden),
-        value=draw(hidden, hidden),
-        post=draw(hidden, hidden),
+        query=matrix(hidden, hidden),
+        key=matrix(hidden, hidden),
+        value=matrix(hidden, hidden),
+        post=matrix(hidden, hidden),
         post_norm=draw(hidden) * 3,
         scale=draw(head_dim),
         distances=draw(heads, past + 1, head_dim),
         conv_before=draw(hidden) * 3,
-        conv_start=draw(2 * hidden, hidden),
+        conv_start=matrix(2 * hidden, hidden),
         kernel=draw(length, hidden) * 3,
         conv_norm=draw(hidden) * 3,
-        conv_end=draw(hidden, hidden),
+        conv_end=matrix(hidden, hidden),
         norm=draw(hidden) * 3,
         cap=float(rng.choice([2.0, 50.0])),
         clip=float(rng.choice([1e10, 1.5])),
@@ -100,7 +107,7 @@ def test_steps_are_the_formulas_over_the_whole(streams, past, length):
         seen += count
 
     def wide(part):
-        return part.astype(np.float64) if isinstance(part, np.ndarray) else part
+        return exactly(part) if isinstance(part, (np.ndarray, Matrix)) else part
 
     exact = Block(*(Half(*map(wide, part)) if isinstance(part, Half) else wide(part) for part in w))
     for stream in range(streams):

@@ -7,7 +7,8 @@ import secrets
 import numpy as np
 import pytest
 
-from kernels.rows import dot, multiply, norm, scale_of
+from kernels.rows import Matrix, dot, multiply, norm, scale_of
+from tests.kernels.test_step import exactly, matrix_like
 
 
 @pytest.fixture
@@ -19,11 +20,13 @@ def rng():
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
 @pytest.mark.parametrize("rows", [1, 10, 11])
-def test_a_product_takes_the_rows_and_columns_in_use(rng, count, rows):
+@pytest.mark.parametrize("int8", [True, False])
+def test_a_product_takes_the_rows_and_columns_in_use(rng, count, rows, int8):
     x = rng.normal(size=(count, 37)).astype(np.float32)
-    matrix = rng.normal(size=(20, 50)).astype(np.float32)
+    matrix = matrix_like(rng.normal(size=(20, 50)).astype(np.float32), int8)
+    want = x @ exactly(matrix)[:rows, :37].T
 
-    np.testing.assert_allclose(multiply(x, matrix, rows), x @ matrix[:rows, :37].T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(multiply(x, matrix, rows), want, rtol=1e-4, atol=1e-4)
 
 
 def test_a_norm_scales_each_row(rng):
@@ -39,5 +42,5 @@ def test_what_is_not_a_number_stays_so(rng):
     x[2, 7] = np.nan
 
     assert np.isnan(dot(x[2], x[0]))
-    assert np.isnan(multiply(x, x, 6)).sum() == 6 + 6 - 1
+    assert np.isnan(multiply(x, Matrix(x, np.ones(6, np.float32)), 6)).sum() == 6 + 6 - 1
     assert np.isnan(norm(x, x[0], 1e-6)).any(axis=1).tolist() == [False, False, True, False, False, False]

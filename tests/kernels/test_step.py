@@ -7,6 +7,7 @@ import secrets
 import numpy as np
 import pytest
 
+from kernels.rows import Matrix
 from kernels.step import Layer, LayerShape, Places, layer_step
 
 BLOCK = 4
@@ -25,6 +26,21 @@ def rotate(heads, position, divisors):
     half = len(divisors)
     turned = (heads[..., :half] + 1j * heads[..., half:]) * np.exp(1j * position / divisors)
     return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def matrix_like(numbers, int8):
+    """A matrix as kernels take it, in int8 with scales of any size."""
+    if not int8:
+        return Matrix(numbers, np.ones(len(numbers), np.float32))
+    scales = np.abs(numbers).max(1, initial=1e-6) / np.float32(127)
+    return Matrix((numbers / scales[:, None]).round().astype(np.int8), scales)
+
+
+def exactly(part):
+    """An array, or the numbers of a matrix, in float64."""
+    if isinstance(part, Matrix):
+        return part.values.astype(np.float64) * part.scales.astype(np.float64)[:, None]
+    return part.astype(np.float64)
 
 
 def twin(streams, per_layer, past, position, w):
@@ -69,7 +85,8 @@ def twin(streams, per_layer, past, position, w):
 @pytest.mark.parametrize("owns", [True, False])
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("by_unit", [True, False])
-def test_a_layer_is_its_formulas(owns, sparse, by_unit):
+@pytest.mark.parametrize("int8", [True, False])
+def test_a_layer_is_its_formulas(owns, sparse, by_unit, int8):
     seed = secrets.randbits(32)
     print(f"seed = {seed}")
     rng = np.random.default_rng(seed)
@@ -83,26 +100,29 @@ def test_a_layer_is_its_formulas(owns, sparse, by_unit):
     def draw(*shape):
         return (rng.normal(size=shape) * shape[-1] ** -0.5 * 1.2).astype(np.float32)
 
+    def matrix(rows, columns):
+        return matrix_like(draw(rows, columns), int8)
+
     norms = Layer._fields[:8]
     own = kv_heads * head_dim if owns else 0
     w = Layer(
         **{name: draw(hidden) * 3 for name in norms},
-        router=draw(streams, hidden),
-        prediction=draw(streams**2, streams),
-        correction=draw(streams, streams),
-        laurel_left=draw(rank, hidden),
-        laurel_right=draw(hidden, rank),
-        query=draw(heads * head_dim, hidden),
-        key=draw(own, hidden),
-        value=draw(own, hidden),
-        output=draw(hidden, heads * head_dim),
+        router=matrix(streams, hidden),
+        prediction=matrix(streams**2, streams),
+        correction=matrix(streams, streams),
+        laurel_left=matrix(rank, hidden),
+        laurel_right=matrix(hidden, rank),
+        query=matrix(heads * head_dim, hidden),
+        key=matrix(own, hidden),
+        value=matrix(own, hidden),
+        output=matrix(hidden, heads * head_dim),
         query_norm=draw(head_dim),
         key_norm=draw(head_dim),
-        gate=draw(units, hidden),
-        up=draw(units, hidden),
-        down=draw(units, hidden) if by_unit else draw(hidden, units),
-        per_layer_gate=draw(ple, hidden),
-        per_layer_projection=draw(hidden, ple),
+        gate=matrix(units, hidden),
+        up=matrix(units, hidden),
+        down=matrix(units, hidden) if by_unit else matrix(hidden, units),
+        per_layer_gate=matrix(ple, hidden),
+        per_layer_projection=matrix(hidden, ple),
         divisors=(100.0 ** (np.arange(head_dim // 2) / head_dim)).astype(np.float32),
         shape=shape,
     )
@@ -125,7 +145,7 @@ def test_a_layer_is_its_formulas(owns, sparse, by_unit):
         write[n] = blocks[n, position // BLOCK] * BLOCK + position % BLOCK
     got = layer_step(x, per_layer, kv, Places(positions, write, table, first), w)
 
-    exact = Layer(*(array.astype(np.float64) for array in w[:-1]), shape)
+    exact = Layer(*map(exactly, w[:-1]), shape)
     for n, past in enumerate(pasts):
         want, keys, values = twin(x[:, n].astype(np.float64), per_layer[n], past, positions[n], exact)
         np.testing.assert_allclose(got[:, n], want, rtol=1e-3, atol=1e-3)

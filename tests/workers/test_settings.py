@@ -49,7 +49,8 @@ def test_the_command_line_goes_first():
         ("[server]\nport = 65536", "port must be from 0 to 65535, got 65536"),
         ("[server]\nresume_seconds = 'long'", "server.resume_seconds must be of type int or float"),
         ("[workers]\nthreads = 0", "threads must be from 1 to 1024, got 0"),
-        ("[model]\ndtype = 'int4'", "dtype must be float32 or bfloat16, got 'int4'"),
+        ("[model]\ndtype = 'int4'", "dtype must be float32 or bfloat16 or int8, got 'int4'"),
+        ("[model]\ndtype = 'int8'\ndevice = 'cuda'", "dtype int8 is for the CPU, got device 'cuda'"),
         ("[server", "not a TOML file"),
     ],
 )
