@@ -210,8 +210,16 @@ def _store(kv: _Array, x: _Array, places: Places, w: Layer) -> None:
         for head in range(kv.shape[3]):
             part = slice(head * width, (head + 1) * width)
             scale = scale_of(values[n, part], eps)
-            place[0, head] = keys[n, part]
-            place[1, head] = values[n, part] * scale
+            _put(keys[n, part], _ONE, place[0, head])
+            _put(values[n, part], scale, place[1, head])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]
+def _put(x: _Array, scale: np.float32, out: _Array) -> None:
+    """Scale a vector; zero where that is no number, for others may read the place when its owner is gone."""
+    for i in range(len(x)):
+        scaled = x[i] * scale
+        out[i] = scaled if math.isfinite(scaled) else _ZERO
 
 
 @numba.njit(nogil=True, cache=True, fastmath=SUMS)  # type: ignore[untyped-decorator]

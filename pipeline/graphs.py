@@ -38,9 +38,12 @@ class Recorder:
         """The graph of what is computed."""
         # Before, on a stream of its own, as recording wants it: libraries allocate in their first run.
         self._aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._aside):
-            fixed.compute()
-        torch.cuda.current_stream().wait_stream(self._aside)
+        try:
+            with torch.cuda.stream(self._aside):
+                fixed.compute()
+        finally:
+            # Also where memory has ended: what comes next is to find done what had been started.
+            torch.cuda.current_stream().wait_stream(self._aside)
         graph = torch.cuda.CUDAGraph()
         # Other threads may be using the device for something else meanwhile.
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):

@@ -77,6 +77,7 @@ class Gateway:
         model: the model's name, for ``ready``.
         limits: what clients must keep to.
         languages: ISO 639-1 codes of those that the model was made for.
+        context: whether it was made to be told a context.
         sinks: where captions can be pushed to.
         guard: who lets people in; everybody, by default.
         tls: with what connections are encrypted; ``None`` for not at all.
@@ -97,6 +98,7 @@ class Gateway:
         model: str,
         limits: Limits,
         languages: Sequence[str] = (),
+        context: bool = False,
         sinks: Sequence[SinkSettings] = (),
         guard: Guard | None = None,
         tls: ssl.SSLContext | None = None,
@@ -119,7 +121,7 @@ class Gateway:
             gone=self._gone,
             tracing=tracing,
         )
-        about = {"model": model, "languages": languages, "limits": limits.as_dict()}
+        about = {"model": model, "languages": languages, "context": context, "limits": limits.as_dict()}
         self._endpoints = Endpoints(self.registry, metrics, about)
         self._languages = languages
         self._sinks = Board(sinks, clock=clock, metrics=metrics)
@@ -129,11 +131,9 @@ class Gateway:
         self._tls = tls
         # Who has been let in on which connection.
         self._visitors: WeakKeyDictionary[ServerConnection, Visitor] = WeakKeyDictionary()
-        self._metrics = metrics
-        self._limits = limits
+        self._metrics, self._limits = metrics, limits
         self._send_seconds = send_seconds
-        self._ping_seconds = ping_seconds
-        self._dead_seconds = dead_seconds
+        self._ping_seconds, self._dead_seconds = ping_seconds, dead_seconds
         self._clock = clock
         # For each stream that has a connection: resolved when another connection takes it over.
         self._owners: dict[str, asyncio.Future[None]] = {}

@@ -228,6 +228,14 @@ class StreamHost(ABC, Generic[State]):
         lost = not (isinstance(error, SurtitleError) and isinstance(request, Update))
         if lost:  # a refused update leaves everything as it was
             self._streams.pop(request.stream, None)
+        try:
+            return self._told(request, error, lost=lost)
+        finally:
+            # It refers to frames that refer to it, and to all that the stream had: that is to be free now and
+            # not when the garbage collector comes, above all where memory was short.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+
+    def _told(self, request: Request[Any], error: Exception, *, lost: bool) -> Failed:
         if isinstance(error, SurtitleError):
             return Failed(error.code, str(error), lost)
         if is_out_of_memory(error):

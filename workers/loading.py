@@ -45,13 +45,15 @@ def load_decoder(
 
     Arguments and errors are those of :func:`load_encoder`; besides, ``ple`` is a file of converted per-layer
     embeddings, and ``streams`` how many there will be at a time, for which a GPU makes room and records its
-    passes beforehand: when its pool grows, that has to be done anew.
+    passes beforehand, in each sub-model of the ladder: when its pool grows, that has to be done anew.
     """
     model = Gemma3n.from_pretrained(path, device, getattr(torch, dtype), ple=ple, stages={"decoder"})
     pool = model.new_pool(streams * POSITIONS if torch.device(device).type == "cuda" else 0)
-    model.prepare(pool, streams, POSITIONS)
+    rungs = ladder(model.config.text)
+    for ffn_widths in rungs:
+        model.prepare(pool, streams, POSITIONS, ffn_widths=ffn_widths)
     model.generate([model.config.text.bos_token_id], max_new_tokens=1)  # has Numba compile its kernels
-    return Loaded(partial(SpeechTranslator, model, pool=pool), model.step, ladder(model.config.text))
+    return Loaded(partial(SpeechTranslator, model, pool=pool), model.step, rungs)
 
 
 def ladder(config: TextConfig) -> tuple[Widths | None, ...]:

@@ -71,12 +71,14 @@ def run(
         decoder_workers=decoder_workers,
     )
     path = settings.model if settings.model is not None else str(NANO)
+    template = PromptTemplate.from_pretrained(locate(path))
     serve(
         settings,
         Path(path).name,
-        partial(load_encoder, path, *settings.encoding),
+        partial(load_encoder, path, *settings.encoding, settings.streams),
         partial(load_decoder, path, settings.device, settings.dtype, settings.ple, settings.streams),
-        languages=PromptTemplate.from_pretrained(locate(path)).languages,
+        languages=template.languages,
+        context=bool(template.context),
     )
 
 
@@ -87,6 +89,7 @@ def serve(
     decoder: Load[DecoderStream],
     *,
     languages: Sequence[str] = (),
+    context: bool = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM, with workers that load what they are given.
 
@@ -96,6 +99,7 @@ def serve(
         encoder: loads what encoder workers host.
         decoder: loads what decoder workers host.
         languages: that the model was made for, for clients.
+        context: whether it was made to be told a context, for clients.
 
     Raises:
         SettingsError: the address is taken.
@@ -122,6 +126,7 @@ def serve(
                 encoder,
                 decoder,
                 languages=languages,
+                context=context,
                 guard=guard,
                 certificate=certificate,
                 draining=draining,
@@ -178,6 +183,7 @@ async def _serve(
     decoder: Load[DecoderStream],
     *,
     languages: Sequence[str],
+    context: bool,
     guard: Guard,
     certificate: Certificate | None,
     draining: asyncio.Event,
@@ -222,6 +228,7 @@ async def _serve(
             model=model,
             limits=settings.access.limits(settings.resume_seconds),
             languages=languages,
+            context=context,
             sinks=settings.sinks,
             guard=guard,
             tls=certificate.context if certificate else None,

@@ -27,7 +27,7 @@ from pipeline.encoder.subsample import ConvState
 from pipeline.graphs import Recorder
 
 ROWS_ON_GPU = 512
-"""Rows to begin with there: when they become more, steps are recorded anew."""
+"""Rows to begin with there, of the bank that steps are recorded over: when they become more, that is anew."""
 
 
 @dataclass
@@ -123,7 +123,7 @@ class StreamingEncoder:
         def step(memory: Memory, mel: Tensor, phase: int, seen: Tensor) -> Tensor:
             return self._step(memory, mel, phase, last=False, each=seen)[0]
 
-        bank = self._bank(memory)
+        bank = self._bank(memory, ROWS_ON_GPU if self._device.type == "cuda" else LEAST_ROWS)
         return FixedEncoderSteps(Setting(Recorder(self._device), self.encoder, step, bank, self._new))
 
     @torch.inference_mode()
@@ -251,12 +251,11 @@ class StreamingEncoder:
             for state, row in zip(states, rows, strict=True):
                 state.own, state.row = None, row
 
-    def _bank(self, memory: Memory) -> Bank[Memory]:
-        """Where memory of these shapes lies."""
+    def _bank(self, memory: Memory, rows: int = LEAST_ROWS) -> Bank[Memory]:
+        """Where memory of these shapes lies; one that is new begins with so many rows."""
         shapes = tuple(tensor.shape[1:] for tensor in tensors(memory))
         bank = self._banks.get(shapes)
         if bank is None:
-            rows = ROWS_ON_GPU if self._device.type == "cuda" else LEAST_ROWS
             bank = self._banks[shapes] = Bank(memory, rows)
         return bank
 

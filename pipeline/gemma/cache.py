@@ -130,7 +130,9 @@ class KVPool:
         return sum(blocks.buffer.nbytes for blocks in self.kinds.values())
 
     def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write one layer's part of new positions.
+        """Write one layer's part of new positions; what is no number is written as zero.
+
+        Whoever takes a block next reads what is left in it too: masked, but NaN would come through the mask.
 
         Args:
             layer: below the sharing point.
@@ -140,7 +142,7 @@ class KVPool:
         """
         blocks = self.kinds[self.config.layer_types[layer]]
         own = blocks.buffer[blocks.index[layer]].flatten(0, 1)
-        own.index_copy_(0, rows, torch.stack([keys, values], dim=1))
+        own.index_copy_(0, rows, torch.stack([keys, values], dim=1).nan_to_num_(0.0, 0.0, 0.0))
 
     def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the blocks of some sequences.

@@ -22,7 +22,7 @@ from workers.metrics import Metrics
 from workers.pool import run_pool
 
 DEFAULT_LIMITS = Limits()
-SPELLING = {"model": "spelling", "languages": ("es", "en", "fr", "de")}
+SPELLING = {"model": "spelling", "languages": ("es", "en", "fr", "de"), "context": True}
 
 
 async def eventually(condition, seconds=20):

@@ -88,6 +88,7 @@ async def test_what_the_server_can(server):
     assert json.loads(body) == {
         "model": "spelling",
         "languages": ["es", "en", "fr", "de"],
+        "context": True,
         "limits": Limits().as_dict(),
     }
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
 
 from pipeline.config import StreamConfig
-from tests.workers.doubles import WORK, Forgetful, letters, load_decoder, load_encoder, loaded
+from pipeline.errors import ShortMemoryError
+from tests.workers.doubles import (
+    WORK,
+    Forgetful,
+    SpellingDecoder,
+    letters,
+    load_decoder,
+    load_encoder,
+    loaded,
+)
 from workers.decoder import DecoderWorker
 from workers.encoder import EncoderWorker
 from workers.host import NICER, SWITCH_SECONDS
@@ -34,6 +45,36 @@ async def test_a_poisoned_stream_fails_alone():
     assert reply.outcomes[0] == Failed("internal", "the stream failed with an internal error (RuntimeError)")
     assert len(reply.outcomes[1].items) == 2
     assert await worker.stats() == WorkerStats(1, 2, 4, 1, pytest.approx(0, abs=5))
+
+
+@pytest.mark.parametrize("answer", [WORK, ShortMemoryError("no room"), MemoryError("no room")])
+async def test_what_a_stream_had_is_given_back_when_it_fails(answer):
+    """At once: it may have failed for want of memory, and nobody knows when the collector comes."""
+    held = weakref.WeakSet()
+
+    class Allocation:
+        pass
+
+    class Failing(SpellingDecoder):
+        def steps(self, event):
+            own = Allocation()
+            held.add(own)
+            yield WORK
+            raise RuntimeError("poisoned")
+
+    worker = await started(
+        DecoderWorker, lambda: Loaded(Failing, lambda works: [answer for _ in works], (None,))
+    )
+    await worker.step([Open("a", StreamConfig())])
+    gc.disable()
+    try:
+        reply = await worker.step([Push("a", letters("o"))])
+        assert reply.outcomes[0].lost
+        # The thread that computes has told of the round before it has left it.
+        await worker.narrow(None)
+        assert not held
+    finally:
+        gc.enable()
 
 
 async def test_a_language_the_model_does_not_know_opens_nothing():

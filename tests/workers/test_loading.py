@@ -104,3 +104,16 @@ def test_a_worker_holds_the_weights_of_its_own_stage(load, read, spared):
     model = loaded.open_stream.args[0]
     assert not any(weight.is_meta for weight in getattr(model, read).parameters())
     assert all(weight.is_meta for weight in getattr(model, spared).parameters())
+
+
+def test_all_sub_models_that_streams_may_be_resized_to_are_prepared(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(
+        Gemma3n,
+        "prepare",
+        lambda self, pool, streams, positions, *, ffn_widths: prepared.append((streams, ffn_widths)),
+    )
+    loaded = load_decoder(str(NANO), "cpu", "float32", streams=7)
+
+    assert len(loaded.ladder) > 1
+    assert prepared == [(7, widths) for widths in loaded.ladder]

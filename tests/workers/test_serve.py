@@ -9,10 +9,15 @@ import socket
 import sys
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from inspect import signature
 
 import pytest
 
+from pipeline.cli import NANO
+from pipeline.gemma.prompt import PromptTemplate
 from tests.workers.conftest import client, eventually
+from workers import serve
+from workers.loading import load_decoder, load_encoder
 from workers.serve import gpus, run
 from workers.settings import Settings, SettingsError
 
@@ -87,6 +92,19 @@ def test_a_bad_configuration_ends_before_anything_starts(tmp_path):
 
     with pytest.raises(SettingsError, match="port must be from 0 to 65535, got -1"):
         run(config=tmp_path / "surtitle.toml")
+
+
+def test_workers_prepare_for_as_many_streams_as_they_are_to_take(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(serve, "serve", lambda *args, **options: given.update(options, args=args))
+    (tmp_path / "surtitle.toml").write_text("[workers]\nstreams = 77\n")
+    run(config=tmp_path / "surtitle.toml", model=str(NANO))
+
+    template = PromptTemplate.from_pretrained(NANO)
+    assert (given["languages"], given["context"]) == (template.languages, bool(template.context))
+    for load, prepared in zip(given["args"][2:], (load_encoder, load_decoder), strict=True):
+        assert load.func is prepared
+        assert signature(prepared).bind(*load.args).arguments["streams"] == 77
 
 
 async def test_a_server_that_is_to_end_lets_streams_come_to_theirs():

@@ -18,6 +18,9 @@ const BUFFERED_BYTES = 256 * 1024;
 const PROBE_SECONDS = 2;
 const DEAD_SECONDS = 20;
 
+/** Encodings whose bytes are no measure of time: nobody knows which of them an `ack` means, and all are kept. */
+const COMPRESSED = new Set(["opus", "flac"]);
+
 /** Why one gateway refuses what another one, or the same one later, may not. */
 const PASSING = new Set(["at_capacity", "shutting_down"]);
 
@@ -52,7 +55,7 @@ export class Speaker extends Connection {
     this._at = 0;
     this.audio = { encoding: "pcm_s16le", sample_rate: 16000, channels: 1, ...audio };
     this._start = { type: "start", source, targets, audio: this.audio, partials, context, glossary };
-    const sampleBytes = { pcm_s16le: 2, pcm_f32le: 4, mulaw: 1 }[this.audio.encoding];
+    const sampleBytes = { pcm_s16le: 2, pcm_f32le: 4, mulaw: 1, alaw: 1 }[this.audio.encoding];
     this._frameBytes = (sampleBytes ?? 1) * this.audio.channels;
     /** @type {SurtitleEvent | null} the newest `ready` */
     this.ready = null;
@@ -162,10 +165,8 @@ export class Speaker extends Connection {
       this.ready = event;
       // When a connection broke before it had brought its `ready`, the next one brings that one first and then
       // its own. Both tell the same position, for in between nothing was sent.
-      if (!this._going) {
-        this._resume(Math.round(event.audio_received * this.audio.sample_rate) * this._frameBytes);
-      }
-    } else if (event.type === "ack") {
+      if (!this._going) this._resume(event.bytes_received);
+    } else if (event.type === "ack" && !COMPRESSED.has(this.audio.encoding)) {
       this._forget(Math.floor(event.audio_time * this.audio.sample_rate) * this._frameBytes);
     } else if (event.type === "mark") {
       if (this._probes.has(event.id)) {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import soxr
 
-from pipeline.config import ContextConfig
+from pipeline.config import AudioFormat, ContextConfig
 from tests.conftest import ROOT
 from tests.e2e.browser.conftest import opened
 from tests.workers.conftest import eventually, running
@@ -99,6 +100,22 @@ async def test_a_stream_from_start_to_done(site):
     marks = [event["id"] for event in events if event["type"] == "mark"]
     assert marks == ["here"]
     assert events[-1]["type"] == "done"
+
+
+async def test_audio_is_counted_by_its_format(site):
+    _, page = site
+    formats = [AudioFormat("alaw", 8_000, 2), AudioFormat("mulaw", 8_000), AudioFormat("pcm_f32le", 48_000)]
+    for audio in formats:
+        seconds = await page.evaluate(
+            """async ({ audio, bytes }) => {
+              const { Speaker } = await import("/pages/surtitle.js");
+              const speaker = new Speaker({ audio });
+              speaker.send(new Uint8Array(bytes));
+              return speaker.seconds;
+            }""",
+            {"audio": asdict(audio), "bytes": 3 * audio.sample_rate * audio.bytes_per_frame},
+        )
+        assert seconds == 3
 
 
 async def test_what_is_known_of_the_talk_goes_along(page):
@@ -196,11 +213,18 @@ async def test_a_speaker_goes_on_at_another_gateway(browser):
     assert second.metrics.registry.get_sample_value("surtitle_streams_taken_over_total") == 1
 
 
-async def test_audio_is_sent_once_though_the_position_is_told_twice(site):
-    """As after a connection that broke before its ready had come; the socket is one that the test plays."""
+@pytest.mark.parametrize(
+    ("encoding", "acknowledged", "received"), [("pcm_s16le", 1 / 16_000, 2 / 16_000), ("opus", 1.0, 2.0)]
+)
+async def test_audio_is_sent_once_though_the_position_is_told_twice(site, encoding, acknowledged, received):
+    """As after a connection that broke before its ready had come; the socket is one that the test plays.
+
+    Of compressed audio nobody knows which of its bytes an ack means.
+    """
     _, page = site
 
-    sent = await page.evaluate("""async () => {
+    sent = await page.evaluate(
+        """async ({ encoding, acknowledged, received }) => {
       const sockets = [];
       window.WebSocket = class {
         constructor() {
@@ -218,21 +242,23 @@ async def test_audio_is_sent_once_though_the_position_is_told_twice(site):
         }
       };
       const { Speaker } = await import("/pages/surtitle.js");
-      const speaker = new Speaker().start();
+      const speaker = new Speaker({ audio: { encoding } }).start();
       sockets[0].onopen();
-      sockets[0].tell({ type: "ready", seq: 1, token: "t", audio_received: 0 });
+      sockets[0].tell({ type: "ready", seq: 1, token: "t", audio_received: 0, bytes_received: 0 });
       speaker.send(new Uint8Array([1, 2, 3, 4, 5, 6]));
       speaker.flush();
       speaker.send(new Uint8Array([7, 8]));
-      sockets[0].tell({ type: "ack", seq: 2, audio_time: 1 / 16000 });
+      sockets[0].tell({ type: "ack", seq: 2, audio_time: acknowledged });
       sockets[0].onclose({ code: 1006 });
       while (sockets.length < 2) await new Promise((resolve) => setTimeout(resolve, 10));
       sockets[1].onopen();
-      sockets[1].tell({ type: "ready", seq: 3, token: "t", audio_received: 2 / 16000 });
+      sockets[1].tell({ type: "ready", seq: 3, token: "t", audio_received: received, bytes_received: 4 });
       speaker.send(new Uint8Array([9, 10]));
-      sockets[1].tell({ type: "ready", seq: 4, token: "t", audio_received: 2 / 16000 });
+      sockets[1].tell({ type: "ready", seq: 4, token: "t", audio_received: received, bytes_received: 4 });
       return sockets.map((socket) => socket.sent);
-    }""")
+    }""",
+        {"encoding": encoding, "acknowledged": acknowledged, "received": received},
+    )
 
     start, *first = sent[0]
     resume, *second = sent[1]

@@ -70,6 +70,23 @@ def test_quick_passes_are_those_of_the_decoder(decoder, rng, laid_out):
 
 
 @torch.inference_mode()
+def test_what_is_no_number_is_not_left_behind(decoder):
+    """Others read it when the block is theirs, behind a mask that NaN would come through."""
+    pool = KVPool(decoder.config, torch.float32, torch.device("cpu"))
+    cache = KVCache(pool, 100)
+    token_ids = torch.zeros(1, 4, dtype=torch.long)
+    embeddings = torch.full_like(decoder.embed(token_ids), torch.nan)
+    embeddings[:, ::2] = 1e38
+    rows = decoder.embed_tokens_per_layer(token_ids, embeddings)
+    cache.reserve(4)
+    hidden = QuickPasses(decoder, 10).hidden([cache], [4], [4], rows, embeddings)
+
+    assert not torch.from_numpy(hidden).isfinite().all()
+    for blocks in pool.kinds.values():
+        assert blocks.buffer.isfinite().all()
+
+
+@torch.inference_mode()
 def test_only_what_was_measured_goes_this_way(decoder, monkeypatch):
     assert suits(decoder, MOST_POSITIONS)
     assert not suits(decoder, MOST_POSITIONS + 1)

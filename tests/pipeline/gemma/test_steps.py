@@ -124,15 +124,14 @@ def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip):
 @pytest.mark.parametrize("device", DEVICES)
 @torch.inference_mode()
 def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device):
-    """Not through what fills up a pass, and not through the block that it is written to."""
+    """Not through what fills up a pass, nor the block that it is written to, nor one that is taken again."""
     decoder.to(device)
     choices = decoder.config.vocab_size_per_layer_input
     pool, other = (KVPool(decoder.config, torch.float32, torch.device(device)) for _ in range(2))
     steps = FixedSteps(decoder, pool, choices)
-    sound, twin, held = KVCache(pool, 400), KVCache(other, 400), []
+    sound, twin = KVCache(pool, 400), KVCache(other, 400)
     for number in range(8):
         broken = KVCache(pool, 400)
-        held.append(broken)  # its blocks are not to be another's
         count = rng.randint(1, 20)
         rows, embeddings = inputs(decoder, [rng.randrange(choices) for _ in range(count)])
         caches, counts = [sound, broken], [count, 5]
