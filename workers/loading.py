@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from pipeline.chunks.voice import Listener
 from pipeline.config import SAMPLE_RATE, StreamConfig, TextConfig
 from pipeline.gemma.matformer import Widths
 from pipeline.model import Gemma3n
@@ -33,6 +34,7 @@ def load_encoder(path: str, device: str, dtype: str, streams: int = 32) -> Loade
     model = Gemma3n.from_pretrained(path, device, getattr(torch, dtype), stages={"encoder"})
     # Have Numba compile and torch allocate before the first speaker waits for it.
     SpeechEncoder(model, StreamConfig()).push(bytes(2 * SAMPLE_RATE))
+    Listener().push(np.zeros(SAMPLE_RATE, np.float32))
     model.encode_audio(np.zeros(SAMPLE_RATE, np.float32))
     model.ears.prepare(streams)
     return Loaded(partial(SpeechEncoder, model), model.ears.encode)

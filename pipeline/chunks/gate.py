@@ -3,9 +3,9 @@
 Frames that may be speech (:mod:`pipeline.chunks.vad`) become utterances by three rules: an utterance opens
 when ``onset`` seconds out of the last twice as many are speech; it starts ``preroll`` seconds before the
 first of them; it closes when there was no speech for ``hangover`` seconds, and then ends ``postroll``
-seconds after the last. It is announced when a voice was heard in it (:mod:`pipeline.chunks.voice`), and ends
-early when none was for seconds: what sounds like speech may be music. However long somebody speaks, it is one
-utterance here: what is said in it decides where it can be parted (:mod:`pipeline.utterance`).
+seconds after the last. It is announced as soon as a voice was heard in it (:mod:`pipeline.chunks.voice`), and
+ends early when none was for seconds: what sounds like speech may be music. However long somebody speaks, it
+is one utterance here: what is said in it decides where it can be parted (:mod:`pipeline.utterance`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.chunks.vad import FRAME, Frame, Vad
-from pipeline.chunks.voice import WINDOW, has_voice
+from pipeline.chunks.voice import Listener
 from pipeline.config import SAMPLE_RATE, GateConfig
 
 SETTLING = SAMPLE_RATE
@@ -26,12 +26,8 @@ SETTLING = SAMPLE_RATE
 from before the stream is only noticed after its first dip, so an utterance that opens here starts at 0."""
 
 
-FIRST_CHECK, NEXT_CHECK, LATER_CHECK = 8 * FRAME, 16 * FRAME, 64 * FRAME
-"""Samples from where an utterance opens until it is first asked for a voice, from then on until a voice was
-heard, and from then on: 0.24, 0.48 and 1.92 s."""
-
-MOST_CHECKS = 2
-"""Checks in a row that find no voice and end an utterance that had one."""
+LONGEST_UNVOICED = 5 * SAMPLE_RATE // 2
+"""Samples without a voice that end an utterance which had one."""
 
 UNHEARD = 3 * SAMPLE_RATE // 2
 """Samples without a voice that an utterance begins with at most."""
@@ -85,10 +81,10 @@ class _Utterance:
     # Frames of speech in it, and how many it takes before it is announced with a SpeechStart.
     frames: int
     needed: int
-    # When it is next asked for a voice, whether there was one, and how often there was none since.
-    check: int
+    # Who hears it, up to which sample, and whether there was a voice.
+    heard: int
+    listener: Listener = field(default_factory=Listener)
     voiced: bool = False
-    misses: int = 0
     announced: bool = False
     # Whether the pause that it is in has been told.
     paused: bool = False
@@ -189,14 +185,9 @@ class SpeechGate:
         frames = len(self._recent) - self._recent.count(None)
         if speech and frames >= self._onset_frames:
             first = next(start for start in self._recent if start is not None)
-            self._utterance = _Utterance(
-                self._earliest_start(),
-                first,
-                self._now,
-                frames,
-                self._min_frames,
-                self._now + FIRST_CHECK,
-            )
+            begin = self._earliest_start()
+            self._utterance = _Utterance(begin, first, self._now, frames, self._min_frames, heard=begin)
+            self._listen(self._utterance)
             self._recent.clear()
 
     def _earliest_start(self) -> int:
@@ -211,25 +202,20 @@ class SpeechGate:
             utterance.spoken = self._now
             utterance.frames += 1
             utterance.paused = False
+        self._listen(utterance)
         if self._now - utterance.spoken >= self._hangover:
             return self._close(utterance)
-        if self._now >= utterance.check:
-            self._check(utterance)
-            utterance.check = self._now + (LATER_CHECK if utterance.voiced else NEXT_CHECK)
-            if utterance.misses >= MOST_CHECKS:
-                return self._close(utterance)
+        if utterance.voiced and utterance.listener.silent >= LONGEST_UNVOICED:
+            return self._close(utterance)
         if not utterance.voiced and utterance.start < self._now - UNHEARD:
             utterance.start = utterance.sent = self._now - UNHEARD
             utterance.first = max(utterance.first, utterance.start)
         return []
 
-    def _check(self, utterance: _Utterance) -> None:
-        """Ask for a voice in the last of what was heard."""
-        begin = max(utterance.start, self._now - WINDOW) - self._origin
-        if has_voice(self._buffer[begin : self._now - self._origin]):
-            utterance.voiced, utterance.misses = True, 0
-        elif utterance.voiced:
-            utterance.misses += 1
+    def _listen(self, utterance: _Utterance) -> None:
+        utterance.listener.push(self._buffer[utterance.heard - self._origin : self._now - self._origin])
+        utterance.heard = self._now
+        utterance.voiced = utterance.voiced or utterance.listener.voiced
 
     def _certain(self, utterance: _Utterance) -> int:
         """Up to which sample audio is sure to belong to the utterance."""
@@ -264,14 +250,10 @@ class SpeechGate:
         return items
 
     def _close(self, utterance: _Utterance) -> list[GateItem]:
-        if not utterance.voiced and utterance.frames >= utterance.needed:
-            self._check(utterance)
         return self._end(utterance, min(self._now, utterance.spoken + self._postroll))
 
     def _trim(self) -> None:
-        # What a check may ask about is kept, too.
-        begun = self._utterance
-        keep = min(begun.sent, max(begun.start, self._now - WINDOW)) if begun else self._earliest_start()
+        keep = self._utterance.sent if self._utterance else self._earliest_start()
         self._buffer = self._buffer[keep - self._origin :].copy()
         self._origin = keep
 

