@@ -66,7 +66,7 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, counts: Sequence[int], keeps: Sequence[int], blocks: int) -> Shape:
         """The smallest shape for sequences with so many new positions, of which so many are wanted."""
-        wanted, blocks = min(max(keeps), ALL), _power(blocks, LEAST_TABLE)
+        wanted, blocks = min(max(keeps), ALL), filled_up(blocks, LEAST_TABLE)
         if len(counts) == 1:
             total = _next(ALONE, counts[0])
             return cls(total, 1, total, wanted, blocks)
@@ -97,10 +97,11 @@ def blocks_seen(config: TextConfig, count: int) -> int:
 
 def _next(ladder: Sequence[int], count: int) -> int:
     """The smallest of a ladder that is at least ``count``; powers of two above it."""
-    return next((step for step in ladder if step >= count), _power(count, 1))
+    return next((step for step in ladder if step >= count), filled_up(count, 1))
 
 
-def _power(count: int, least: int) -> int:
+def filled_up(count: int, least: int) -> int:
+    """The smallest power of two that is at least ``count`` and ``least``."""
     return max(least, 1 << (count - 1).bit_length())
 
 
@@ -114,7 +115,7 @@ def to_prepare(sequences: int, positions: int) -> Iterator[Shape]:
         sequences: most of them in a pass.
         positions: of the longest.
     """
-    blocks = _power(-(-positions // BLOCK), LEAST_TABLE)
+    blocks = filled_up(-(-positions // BLOCK), LEAST_TABLE)
     for count in reversed(SEQUENCES[: SEQUENCES.index(_next(SEQUENCES, min(sequences, SEQUENCES[-1]))) + 1]):
         fewer = max((step for step in SEQUENCES if step < count), default=0)
         for each, less in ((256, 64), (64, 16), (16, 4), (4, 0)):

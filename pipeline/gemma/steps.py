@@ -19,7 +19,7 @@ from pipeline.config import SLIDING
 from pipeline.gemma.ahead import Ahead, Lines
 from pipeline.gemma.cache import BLOCK, SPARE_ROW, KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
-from pipeline.gemma.passes import FixedPass, Setting, Shape, blocks_seen, to_prepare
+from pipeline.gemma.passes import FixedPass, Setting, Shape, blocks_seen, filled_up, to_prepare
 from pipeline.graphs import Fixed, Recorder
 
 LEAST_BLOCKS = 8
@@ -67,14 +67,14 @@ class FixedSteps:
             positions: of the longest.
         """
         self._follow_pool()
-        widest = _power(-(-positions // BLOCK), LEAST_BLOCKS)
+        widest = filled_up(-(-positions // BLOCK), LEAST_BLOCKS)
         # From large to small, so that what a small one needs finds room where a large one was.
         for shape in to_prepare(sequences, positions):
             if shape not in self._passes:
                 self._passes[shape] = FixedPass(self._setting, shape)
                 self._passes[shape].run()
         for blocks in _powers_down(widest, LEAST_BLOCKS):
-            for batch in _powers_down(_power(sequences, 1), 1):
+            for batch in _powers_down(filled_up(sequences, 1), 1):
                 self._step(batch, blocks).run()
 
     def step(self, caches: Sequence[KVCache], token_ids: Sequence[int]) -> list[int]:
@@ -136,7 +136,7 @@ class FixedSteps:
 
     def _step(self, sequences: int, blocks: int) -> _Step:
         """The step that so many sequences of at most so many blocks fit into."""
-        batch, blocks = _power(sequences, 1), _power(blocks, LEAST_BLOCKS)
+        batch, blocks = filled_up(sequences, 1), filled_up(blocks, LEAST_BLOCKS)
         window = blocks_seen(self._setting.decoder.config, 1)
         widths = [min(blocks, window) if kind == SLIDING else blocks for kind in self._setting.pool.kinds]
         step = self._steps.get((batch, *widths))
@@ -209,11 +209,6 @@ class _Step(Fixed):
 
 def _cost(shape: Shape) -> tuple[int, ...]:
     return shape.cost
-
-
-def _power(count: int, least: int) -> int:
-    """The smallest power of two that is at least ``count`` and ``least``."""
-    return max(least, 1 << (count - 1).bit_length())
 
 
 def _powers_down(most: int, least: int) -> list[int]:
