@@ -51,7 +51,6 @@ from pipeline.audio.files import read_audio
 from pipeline.batching import Batch
 from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.gemma.cache import KVPool
-from pipeline.gemma.steps import FixedSteps
 from pipeline.model import Gemma3n
 from pipeline.speech import SpeechEncoder, SpeechEvent
 from pipeline.translation import SpeechTranslator
@@ -267,7 +266,7 @@ def simulate(
 def _shapes(model: Gemma3n, pool: KVPool) -> int:
     """Steps of the encoder and passes of the decoder that have been recorded."""
     encoder = model.ears.encoder.fixed
-    passes = sum(steps.shapes for steps in pool.steps.values() if isinstance(steps, FixedSteps))
+    passes = sum(steps.shapes for steps in pool.steps.values())
     return passes + (encoder.shapes if encoder else 0)
 
 

@@ -69,6 +69,7 @@ class Gemma3n:
         self.language_model = language_model
         # Of the sub-models that have been used.
         self._groups: dict[Widths | None, Widths] = {}
+        self._quick: dict[Widths | None, QuickPasses] = {}
 
     @classmethod
     def from_pretrained(
@@ -357,7 +358,7 @@ class Gemma3n:
         biases = [bias for piece in pieces for bias in piece.biases()]
         watched = any(piece.watch and piece.keep for piece in pieces)
         if suits(decoder, sum(counts)) and not watched:
-            logits = self._quick_passes(pool, ffn_widths).logits(caches, counts, keeps, rows, embeddings)
+            logits = self._quick_passes(ffn_widths).logits(caches, counts, keeps, rows, embeddings)
         else:
             ahead = Ahead.of_sequences(caches, counts, keeps, embeddings.device)
             look = Lookout(ahead) if watched else None
@@ -378,10 +379,10 @@ class Gemma3n:
             )
         return cast(FixedSteps, pool.steps[ffn_widths])
 
-    def _quick_passes(self, pool: KVPool, ffn_widths: Widths | None) -> QuickPasses:
-        if ffn_widths not in pool.steps:
-            pool.steps[ffn_widths] = QuickPasses(self.language_model, end_of_text(self.config), ffn_widths)
-        return cast(QuickPasses, pool.steps[ffn_widths])
+    def _quick_passes(self, ffn_widths: Widths | None) -> QuickPasses:
+        if ffn_widths not in self._quick:
+            self._quick[ffn_widths] = QuickPasses(self.language_model, end_of_text(self.config), ffn_widths)
+        return self._quick[ffn_widths]
 
     @torch.inference_mode()
     def prepare(
@@ -434,7 +435,7 @@ class Gemma3n:
 
         Short pieces look at fewer keys that their mask then hides; long ones keep an accelerator busy.
         """
-        return 512 if self.language_model.embed_tokens.weight.device.type == "cpu" else 2048
+        return 512 if self.language_model.embed_tokens.weight.device.type == "cpu" else MOST_POSITIONS
 
     @property
     def _on_gpu(self) -> bool:

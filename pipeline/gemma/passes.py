@@ -188,6 +188,20 @@ class Setting:
         return torch.cat(chosen)
 
 
+def lines_of(pool: KVPool, inputs: Sequence[Tensor], sequences: int) -> dict[str, Lines]:
+    """Where each kind of layers writes and reads, from its three inputs in turn.
+
+    Args:
+        pool: whose kinds.
+        inputs: for each kind where to write, where what is read begins, and the table.
+        sequences: lines of a table.
+    """
+    return {
+        kind: Lines(write, table.view(sequences, -1), first)
+        for kind, write, first, table in zip(pool.kinds, inputs[::3], inputs[1::3], inputs[2::3], strict=True)
+    }
+
+
 class FixedPass(Fixed):
     """A pass of one shape with its inputs.
 
@@ -268,10 +282,7 @@ class FixedPass(Fixed):
         """See :class:`~pipeline.graphs.Fixed`."""
         setting, shape = self._setting, self._shape
         positions, apart, together, last = self.inputs[:4]
-        lines = {
-            kind: Lines(self.inputs[at], self.inputs[at + 2].view(shape.sequences, -1), self.inputs[at + 1])
-            for kind, at in zip(setting.pool.kinds, range(4, len(self.inputs), 3), strict=True)
-        }
+        lines = lines_of(setting.pool, self.inputs[4:], shape.sequences)
         ahead = Ahead(positions, lines, None, None)
         if shape.sequences > 1:
             ahead.apart, ahead.together = apart.view(-1, shape.each), together

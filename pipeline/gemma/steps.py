@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import SLIDING
-from pipeline.gemma.ahead import Ahead, Lines
+from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.cache import BLOCK, SPARE_ROW, KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
-from pipeline.gemma.passes import FixedPass, Setting, Shape, blocks_seen, filled_up, to_prepare
+from pipeline.gemma.passes import FixedPass, Setting, Shape, blocks_seen, filled_up, lines_of, to_prepare
 from pipeline.graphs import Fixed, Recorder
 
 LEAST_BLOCKS = 8
@@ -161,12 +161,7 @@ class _Step(Fixed):
         layers, width = config.num_hidden_layers, config.hidden_size_per_layer_input
         self._rows = weight.new_zeros((1, batch, layers, width))
         self._chosen = torch.zeros(batch, dtype=torch.int64, device=weight.device)
-        parts = self.inputs
-        lines = {
-            kind: Lines(parts[at], parts[at + 2].view(batch, -1), parts[at + 1])
-            for kind, at in zip(setting.pool.kinds, range(2, len(sizes), 3), strict=True)
-        }
-        self._ahead = Ahead(parts[1], lines, None, None)
+        self._ahead = Ahead(self.inputs[1], lines_of(setting.pool, self.inputs[2:], batch), None, None)
         self._ahead.wanted = self._ahead
 
     def fill(

@@ -64,6 +64,14 @@ def test_small_passes_are_those_of_the_rounded_weights(model, monkeypatch):
         assert got == want
 
 
+def test_weights_are_converted_once_for_all_pools(model, monkeypatch):
+    """Not anew for each sequence with a pool of its own."""
+    (first,) = model.step([Segment(model.new_cache(), [5, 6], 1)])
+    monkeypatch.setattr("pipeline.gemma.quick.matrix_of", None)
+
+    assert model.step([Segment(model.new_cache(), [5, 6], 1)]) == [first]
+
+
 def test_the_encoder_hears_with_them_too(model):
     wave = torch.randn(24_000) * 0.1
     stream = model.audio_stream()

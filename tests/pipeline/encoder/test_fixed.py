@@ -33,6 +33,18 @@ def in_fixed_shapes(encoder: AudioEncoder) -> StreamingEncoder:
     return streaming
 
 
+def batches_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches of usual steps from now on."""
+    sizes: list[int] = []
+    run = FixedEncoderSteps.run
+    monkeypatch.setattr(
+        FixedEncoderSteps,
+        "run",
+        lambda self, rows, seen, mels: sizes.append(len(mels)) or run(self, rows, seen, mels),
+    )
+    return sizes
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_streams_that_come_pause_and_go_hear_what_they_hear_alone(  # noqa: PLR0917
     device: str,
@@ -49,13 +61,7 @@ def test_streams_that_come_pause_and_go_hear_what_they_hear_alone(  # noqa: PLR0
     alone = StreamingEncoder(encoder)
     assert streaming.fixed is not None
     monkeypatch.setattr(fixed, "MOST_BEGINNING", 2)
-    ran: list[int] = []
-    run = FixedEncoderSteps.run
-    monkeypatch.setattr(
-        FixedEncoderSteps,
-        "run",
-        lambda self, rows, seen, mels: ran.append(len(mels)) or run(self, rows, seen, mels),
-    )
+    ran = batches_of(monkeypatch)
     first, stride = encoder.first_frames, encoder.token_stride
     going: list[list[Any]] = []
     for number in range(25):
@@ -120,13 +126,7 @@ def test_streams_that_began_at_other_times_are_one_batch(
         streaming.push_many(states[at : at + 1], [long_mel[: first + 3 * stride]])
         streaming.push_many(states[: at + 1], [long_mel[:stride]] * (at + 1))
     assert len({state.frames for state in states}) == 5
-    batches: list[int] = []
-    run = FixedEncoderSteps.run
-    monkeypatch.setattr(
-        FixedEncoderSteps,
-        "run",
-        lambda self, rows, seen, mels: batches.append(len(mels)) or run(self, rows, seen, mels),
-    )
+    batches = batches_of(monkeypatch)
     branches = [state.clone() for state in states[:2]]
     untouched = states[3].clone()
     before = list(tensors(untouched.read()))
