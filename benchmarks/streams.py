@@ -277,7 +277,7 @@ def _sound(result: list[SpeechEvent] | list[Event] | Exception) -> list[Event]:
 
 
 def carried(simulate: Callable[[int, float], Run], counts: Sequence[int], seconds: float) -> list[Run]:
-    """Runs with more and more streams, up to the first that is too many."""
+    """Runs with more and more streams, up to the first that takes twice as long as it may."""
     # Has Numba compile, torch allocate and a GPU see each size of batch: a service has been through that.
     simulate(counts[0], 10.0)
     runs = []
@@ -295,7 +295,8 @@ def carried(simulate: Callable[[int, float], Run], counts: Sequence[int], second
             flush=True,
         )
         runs.append(run)
-        if run.p95_final_s > LIMIT:
+        # One that is a little late may have met something that happens once; one so late has piled up work.
+        if run.p95_final_s > 2 * LIMIT:
             break
     return runs
 

@@ -40,7 +40,7 @@ def test_more_streams_are_tried_until_they_are_too_many(monkeypatch):
 
     def simulate(count, seconds):
         tried.append(count)
-        return streams.Run(count, 10, 0.7, 0.7 if count < 8 else 1.4, 0.5, 60.0, 1.0, 0.2, 0.3, 20.0, 0.01, 0)
+        return streams.Run(count, 10, 0.7, 0.7 if count < 8 else 2.4, 0.5, 60.0, 1.0, 0.2, 0.3, 20.0, 0.01, 0)
 
     runs = streams.carried(simulate, [4, 8, 16], 30.0)
 
