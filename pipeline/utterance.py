@@ -24,14 +24,15 @@ from pipeline.batching import together
 from pipeline.config import StreamConfig
 from pipeline.gemma.bias import Biases
 from pipeline.gemma.cache import KVCache, KVPool
-from pipeline.gemma.greedy import Segment, go_on, greedy
+from pipeline.gemma.greedy import Segment, go_on
 from pipeline.gemma.matformer import Widths
 from pipeline.gemma.watch import Watch
 from pipeline.model import Gemma3n
 from pipeline.running_text import TOKEN_SECONDS, RunningText, interval, timed
+from pipeline.target import is_blank, translate_into
 from pipeline.text.sentences import Urgency, ends_sentence, place_to_part, sentence_end
 from pipeline.text.stability import Hypothesis, words
-from pipeline.wire.events import Event, SpokenWord, Transcript, Translation
+from pipeline.wire.events import Error, Event, SpokenWord, Transcript, Translation
 
 Result = TypeVar("Result")
 
@@ -228,7 +229,7 @@ class Utterance:
         return self._finals(time, audio_time, *finals)
 
     def _all(self) -> Decoded[Finals]:
-        said = yield from self._hypothesis()
+        said = yield from self._hypothesis(final=True)
         text, spoken = said.transcript.text, None
         if self._config.word_times:
             spoken = timed(text, (yield from self._align(len(words(text)))), self._start)
@@ -241,7 +242,7 @@ class Utterance:
     def _guess(
         self, end: float, audio_time: float, filled: float
     ) -> Decoded[tuple[list[Event], Rest | None]]:
-        said = yield from self._hypothesis()
+        said = yield from self._hypothesis(final=False)
         self._guessed = True
         if said.transcript.text != self._last or said.transcript.text == self._kept != "":
             self._last, self._changed = said.transcript.text, self._heard
@@ -297,7 +298,7 @@ class Utterance:
             branch = self._cache.fork()
             ids = [*self._model.prompt.after_audio(), *first]
             yield Segment(branch, ids, 0, None, self.ffn_widths)
-            hypotheses = yield from self._translate(branch, text, len(ids), None)
+            hypotheses = yield from self._translate(branch, text, len(ids), None, final=True)
             translations |= {target: hypothesis.text for target, hypothesis in hypotheses.items()}
             del branch
         # The audio goes into other caches from here on.
@@ -361,10 +362,16 @@ class Utterance:
         spoken: tuple[SpokenWord, ...] | None,
     ) -> list[Event]:
         about = self._about(time, audio_time) | {"tentative": "", "final": True}
+        blank = [] if is_blank(transcript) else [t for t, text in translations.items() if is_blank(text)]
         return [
             Transcript(**about, stable=transcript, words=spoken),
             *(Translation(**about, target=target, stable=text) for target, text in translations.items()),
+            *(self._untranslated(target, audio_time) for target in blank),
         ]
+
+    def _untranslated(self, target: str, audio_time: float) -> Error:
+        sentence = f"utterance {self.number} has words, and no translation into {target} came of them"
+        return Error(code="untranslated", message=sentence, fatal=False, audio_time=audio_time)
 
     def _about(self, end: float, audio_time: float) -> dict[str, Any]:
         start = self.begin
@@ -378,8 +385,8 @@ class Utterance:
         self._instruction = []
         return ids, audio if len(audio) else None
 
-    def _hypothesis(self) -> Decoded[Said]:
-        """Transcript and translations of the audio heard so far."""
+    def _hypothesis(self, *, final: bool) -> Decoded[Said]:
+        """Transcript and translations of the audio heard so far, which may be all that there is."""
         prompt, text = self._model.prompt, self._transcript
         pending, audio = self._take_pending()
         end_of_audio = self._cache.length + len(pending)
@@ -403,11 +410,11 @@ class Utterance:
         translations = {target: Hypothesis(running.stable) for target, running in self._translations.items()}
         if transcript.text:
             said = branch.length - end_of_audio
-            translations |= yield from self._translate(branch, transcript.text, said, reach)
+            translations |= yield from self._translate(branch, transcript.text, said, reach, final=final)
         return Said(transcript, translations)
 
     def _translate(
-        self, branch: KVCache, transcript: str, said: int, reach: Sequence[int] | None
+        self, branch: KVCache, transcript: str, said: int, reach: Sequence[int] | None, *, final: bool
     ) -> Decoded[dict[str, Hypothesis]]:
         """Translations of the transcript that a sequence ends with.
 
@@ -416,31 +423,18 @@ class Utterance:
             transcript: its text.
             said: how many of its positions stand behind the audio.
             reach: the soft token that each token of the transcript rests on; None where nobody asks.
+            final: whether the transcript is.
         """
+        due = not is_blank(transcript) and (final or self._heard * TOKEN_SECONDS >= STALL_SECONDS)
         longest = min(self._config.max_new_tokens, SPARE_TOKENS + TRANSLATION_TOKENS * said)
         for target, text in self._translations.items():
             text.terms = self._biases.translation(self._config.source, target, transcript)
+        how: dict[str, Any] = {"longest": longest, "heard": self._heard, "due": due, "reach": reach}
+        how |= {"ffn_widths": self.ffn_widths}
         hypotheses = yield from together(
             [
-                self._translate_into(target, text, branch.fork(), longest, reach)
+                translate_into(target, text, self._model.prompt, branch, **how)
                 for target, text in self._translations.items()
             ]
         )
         return dict(zip(self._translations, hypotheses, strict=True))
-
-    def _translate_into(
-        self, target: str, text: RunningText, branch: KVCache, longest: int, reach: Sequence[int] | None
-    ) -> Decoded[Hypothesis]:
-        prompt = self._model.prompt
-        room, draft = text.room(longest)
-        ids = [*prompt.translation_label(target), *text.given]
-        watch = Watch(branch.length - len(reach), branch.length) if reach else None
-        how: dict[str, Any] = {"ffn_widths": self.ffn_widths, "watch": watch, "bias": text.bias}
-        decoded = yield from greedy(branch, ids, room, prompt.line_stop_ids, draft, **how)
-        reaches: list[int] | None = None
-        if watch is not None and reach is not None:
-            # What rests on a word of the transcript rests on what that rests on.
-            before = branch.length - len(decoded) - 1
-            rests = [reach[watch.seen[before + at]] for at in range(len(decoded))]
-            reaches = [*[-1] * len(text.given), *rests]
-        return text.hypothesis(decoded, self._heard, reaches)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from pipeline.gemma.prompt import AUTO
 from pipeline.wire import events
 from pipeline.wire.events import Event, UtteranceText
 
@@ -21,12 +22,14 @@ class Captions:
 
     Args:
         console: where to; when it is no terminal, only finals are printed.
-        source: language that is spoken.
+        source: language that is spoken, as ``start`` has it.
     """
 
     def __init__(self, console: Console, source: str) -> None:
         self._console = console
-        self._source = source
+        # What stands before a transcript whose language no event tells: where it is to be detected, nothing
+        # but room for it.
+        self._source = "  " if source == AUTO or "," in source else source
         # Newest text of the running utterance by target, the transcript's as "".
         self._running: dict[str, Text] = {}
         self._live = (

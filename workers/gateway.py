@@ -124,7 +124,7 @@ class Gateway:
         about = {"model": model, "languages": languages, "context": context, "limits": limits.as_dict()}
         self._endpoints = Endpoints(self.registry, metrics, about)
         self._languages = languages
-        self._sinks = Board(sinks, clock=clock, metrics=metrics)
+        self._sinks = Board(sinks, languages=languages, clock=clock, metrics=metrics)
         self._guard = guard or Guard()
         if keeper is not None:
             self._guard.tickets.shelf = keeper

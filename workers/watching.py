@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.text.cues import Cue, CueConfig
-from pipeline.text.hls import HlsConfig, playlist, segment
+from pipeline.text.hls import HlsConfig, complete_segments, playlist, segment
 from pipeline.text.pacer import Pacer
 from pipeline.wire import events
 from pipeline.wire.events import Event, UtteranceText, encode
@@ -62,7 +62,7 @@ class CueViewing:
 
     Args:
         stream: that is watched.
-        language: one of its targets, or the spoken one.
+        language: one of its targets, the spoken one, or one of those that may be spoken.
         config: what the cues obey.
     """
 
@@ -128,9 +128,8 @@ class LiveSubtitles:
     def segment(self, stream: Published, config: HlsConfig, number: int) -> str | None:
         """A media segment; None when it is not complete yet, or no longer kept."""
         settled = self._catch_up(stream)
-        begin, end = number * config.seconds, (number + 1) * config.seconds
-        complete = begin < settled if stream.log.closed else end <= settled
-        if not complete or end < settled - KEPT_SECONDS:
+        complete = number < complete_segments(config, settled, ended=stream.log.closed)
+        if not complete or (number + 1) * config.seconds < settled - KEPT_SECONDS:
             return None
         return segment(config, self._cues, number)
 
@@ -198,8 +197,9 @@ class PacedText:
 def _is_text(event: Event, stream: Published, language: str) -> bool:
     """Whether an event is a text in that language."""
     match event:
-        case events.Transcript():
-            return language == stream.config.source
+        case events.Transcript(language=spoken):
+            # Where it is a target, its translation repeats the transcript.
+            return language == stream.config.source or (language == spoken and language not in stream.targets)
         case events.Translation(target=target):
             return language == target
     return False

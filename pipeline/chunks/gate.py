@@ -4,8 +4,9 @@ Frames that may be speech (:mod:`pipeline.chunks.vad`) become utterances by thre
 when ``onset`` seconds out of the last twice as many are speech; it starts ``preroll`` seconds before the
 first of them; it closes when there was no speech for ``hangover`` seconds, and then ends ``postroll``
 seconds after the last. It is announced as soon as a voice was heard in it (:mod:`pipeline.chunks.voice`), and
-ends early when none was for seconds: what sounds like speech may be music. However long somebody speaks, it
-is one utterance here: what is said in it decides where it can be parted (:mod:`pipeline.utterance`).
+ends early when none was for seconds: what sounds like speech may be music. Nor does the noise of a room that
+becomes louder count as speech for longer than it takes to tell. However long somebody speaks, it is one
+utterance here: what is said in it decides where it can be parted (:mod:`pipeline.utterance`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.chunks.vad import FRAME, Frame, Vad
+from pipeline.chunks.vad import FRAME, STEADY_FRAMES, Frame, Vad
 from pipeline.chunks.voice import Listener
 from pipeline.config import SAMPLE_RATE, GateConfig
 
@@ -28,6 +29,9 @@ from before the stream is only noticed after its first dip, so an utterance that
 
 LONGEST_UNVOICED = 5 * SAMPLE_RATE // 2
 """Samples without a voice that end an utterance which had one."""
+
+STEADY = STEADY_FRAMES * FRAME
+"""Samples of a steady sound without a voice, behind which an utterance takes it for the room's."""
 
 UNHEARD = 3 * SAMPLE_RATE // 2
 """Samples without a voice that an utterance begins with at most."""
@@ -88,10 +92,13 @@ class _Utterance:
     announced: bool = False
     # Whether the pause that it is in has been told.
     paused: bool = False
+    # End of the last frame that was taken for speech: later than ``spoken`` where it was the room's noise.
+    taken: int = field(init=False)
     # Samples before this one have been handed out.
     sent: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.taken = self.spoken
         self.sent = self.start
 
 
@@ -167,20 +174,20 @@ class SpeechGate:
     def _judge(self, frames: list[Frame], length: int) -> list[GateItem]:
         """Let the next frames, each ``length`` samples long, open, continue and close utterances."""
         items: list[GateItem] = []
-        for _, snr in frames:
+        for frame in frames:
             start, self._now = self._now, self._now + length
             if self._utterance:
-                items += self._continue(self._utterance, snr)
+                items += self._continue(self._utterance, frame)
             else:
-                self._maybe_open(start, snr)
+                self._maybe_open(start, frame)
         if self._utterance:
             items += self._hand_out(self._utterance, self._certain(self._utterance))
             items += self._pause(self._utterance)
         self._trim()
         return items
 
-    def _maybe_open(self, start: int, snr: float) -> None:
-        speech = snr >= self._config.snr_db
+    def _maybe_open(self, start: int, frame: Frame) -> None:
+        speech = frame.snr >= self._config.snr_db and not frame.lifted
         self._recent.append(start if speech else None)
         frames = len(self._recent) - self._recent.count(None)
         if speech and frames >= self._onset_frames:
@@ -197,12 +204,15 @@ class SpeechGate:
         first = next((start for start in self._recent if start is not None), self._now)
         return max(self._ended, first - self._preroll)
 
-    def _continue(self, utterance: _Utterance, snr: float) -> list[GateItem]:
-        if snr >= self._config.release_db:
-            utterance.spoken = self._now
+    def _continue(self, utterance: _Utterance, frame: Frame) -> list[GateItem]:
+        self._listen(utterance)
+        if utterance.voiced and frame.lifted and utterance.listener.silent >= STEADY:
+            # What was said ends where this began, though it was taken for speech.
+            utterance.spoken = min(utterance.spoken, self._now - STEADY)
+        elif frame.snr >= self._config.release_db:
+            utterance.spoken = utterance.taken = self._now
             utterance.frames += 1
             utterance.paused = False
-        self._listen(utterance)
         if self._now - utterance.spoken >= self._hangover:
             return self._close(utterance)
         if utterance.voiced and utterance.listener.silent >= LONGEST_UNVOICED:
@@ -219,7 +229,7 @@ class SpeechGate:
 
     def _certain(self, utterance: _Utterance) -> int:
         """Up to which sample audio is sure to belong to the utterance."""
-        return min(self._now, utterance.spoken + self._postroll)
+        return min(self._now, utterance.taken + self._postroll)
 
     def _hand_out(self, utterance: _Utterance, until: int) -> list[GateItem]:
         items: list[GateItem] = []
@@ -235,7 +245,7 @@ class SpeechGate:
         return items
 
     def _pause(self, utterance: _Utterance) -> list[GateItem]:
-        until = utterance.spoken + self._postroll
+        until = utterance.taken + self._postroll
         if utterance.paused or not utterance.announced or self._now < until:
             return []
         utterance.paused = True
@@ -250,7 +260,7 @@ class SpeechGate:
         return items
 
     def _close(self, utterance: _Utterance) -> list[GateItem]:
-        return self._end(utterance, min(self._now, utterance.spoken + self._postroll))
+        return self._end(utterance, self._certain(utterance))
 
     def _trim(self) -> None:
         keep = self._utterance.sent if self._utterance else self._earliest_start()

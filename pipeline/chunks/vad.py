@@ -33,6 +33,14 @@ CHANGE_FRAMES = 32
 MIN_CHANGE = 1.2
 """Median change (dB per frame) of speech: from 1.6 up in human voices, below 0.6 in tones and most chords."""
 
+STEADY_FRAMES, STEADY_DB = 10, 4.0
+"""Over how many frames the levels of noise stay within how many dB. In as much of speech they hardly ever do,
+unless there is noise nearly as loud."""
+
+LIFTED_DB = 8.0
+"""How far above the floor such frames are if the room has become louder, and the floor is still to follow.
+Speech that varies as little is less far above it."""
+
 GAIN = 10.0
 """WebRTC's detector misses quiet speech (peaks below -30 dBFS), so it hears 20 dB more. Louder speech is
 clipped by that, which costs it nothing."""
@@ -44,10 +52,13 @@ class Frame(NamedTuple):
     Attributes:
         level: loudness in dB, see :func:`kernels.bands.describe_frames`.
         snr: level above the noise floor in dB, or 0 where it is no speech for another reason.
+        lifted: whether it and the frames before it are noise of a room that has just become louder, or a
+            sound as steady as that.
     """
 
     level: float
     snr: float
+    lifted: bool
 
 
 class Vad:
@@ -88,9 +99,12 @@ class Vad:
         # The detector adapts to all that it hears, so it hears every frame.
         voiced = self._detector.is_speech(pcm, SAMPLE_RATE)
         snr = level - min(self._levels)
+        last = [self._levels[-at] for at in range(1, 1 + min(STEADY_FRAMES, len(self._levels)))]
+        alike = len(last) == STEADY_FRAMES and max(last) - min(last) < STEADY_DB
+        lifted = alike and snr >= LIFTED_DB
         if not voiced or snr < self._loud:
-            return Frame(level, 0.0)
+            return Frame(level, 0.0, lifted)
         self._changes.append(change)
         # The lower median: of the first few frames of a beep, half are its attack.
         steady = sorted(self._changes)[(len(self._changes) - 1) // 2] < MIN_CHANGE
-        return Frame(level, 0.0 if steady else snr)
+        return Frame(level, 0.0 if steady else snr, lifted)

@@ -79,11 +79,13 @@ class Bias:
         terms: that it is drawn to; those that are to be said several times stand there as often.
         begun: those that the end of the text may be the beginning of, and how far they are said.
         empty: whether there is no text yet.
+        barred: ids that do not come next, however likely they are; behind that they may.
     """
 
     terms: tuple[Terms, ...]
     begun: tuple[tuple[Terms, _Node], ...] = ()
     empty: bool = True
+    barred: frozenset[int] = frozenset()
 
     def behind(self, ids: Iterable[int]) -> Bias:
         """The same behind further tokens of the text."""
@@ -123,11 +125,16 @@ def choose(logits: Tensor, biases: Sequence[Bias | None]) -> list[int]:
 
     Args:
         logits: [n, ids].
-        biases: where the text of each row stands; None for a text that is not drawn anywhere.
+        biases: where the text of each row stands; None for a text that is not drawn anywhere. What they bar
+            is not chosen.
 
     Returns:
         n ids; among equals the first of them in the vocabulary.
     """
+    barred = [(row, token) for row, bias in enumerate(biases) if bias for token in bias.barred]
+    if barred:
+        where = torch.tensor(barred, device=logits.device)
+        logits = logits.index_put((where[:, 0], where[:, 1]), logits.new_tensor(-torch.inf))
     chosen: list[int] = logits.argmax(-1).tolist()
     rows = [row for row, bias in enumerate(biases) if bias is not None]
     if not rows:

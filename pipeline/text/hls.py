@@ -6,6 +6,7 @@ segment is listed once no more cues can come into its time, and never changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def playlist(config: HlsConfig, settled: float, *, ended: bool = False) -> str:
         ended: whether they have ended; the last segment may then be shorter.
     """
     step, end = _milliseconds(config.seconds), _milliseconds(settled)
-    count = -(-end // step) if ended else end // step
+    count = complete_segments(config, settled, ended=ended)
     first = 0 if config.window is None else max(0, count - config.window)
     lines = [
         "#EXTM3U",
@@ -74,6 +75,13 @@ def playlist(config: HlsConfig, settled: float, *, ended: bool = False) -> str:
     if ended:
         lines.append("#EXT-X-ENDLIST")
     return "\n".join(lines) + "\n"
+
+
+def complete_segments(config: HlsConfig, settled: float, *, ended: bool = False) -> int:
+    """How many media segments there are, for the same arguments as in :func:`playlist`."""
+    step = _milliseconds(config.seconds)
+    # Rounding up what is settled would list a segment that still waits for the rest of its last millisecond.
+    return -(-_milliseconds(settled) // step) if ended else math.floor(settled * 1000) // step
 
 
 def segment(config: HlsConfig, cues: Iterable[Cue], number: int) -> str:

@@ -21,7 +21,7 @@ from pipeline.utterance import (
     TRANSCRIPT_TOKENS,
     TRANSLATION_TOKENS,
 )
-from pipeline.wire.events import Ack, SpeechEnd, SpeechStart, Transcript, Translation
+from pipeline.wire.events import Ack, Error, SpeechEnd, SpeechStart, Transcript, Translation
 from tests.pipeline import oracle
 from tests.pipeline.oracle import Oracle, soft_tokens, turn
 
@@ -355,6 +355,75 @@ def test_a_translation_that_says_the_same_again_and_again_says_it_once(babbler, 
     assert said_in(events, Translation) == ["onu", "sod", "sert."]
     shown = [e.stable + e.tentative for e in events if isinstance(e, Translation)]
     assert max(text.count("sert") for text in shown) == 1
+
+
+class Mute(Oracle):
+    """Ends a translation before its first word, unless it is told not to."""
+
+    obeys = True
+
+    def _answer(self, segment):
+        said = super()._answer(segment)
+        label = self.prompt.translation_label("en")
+        barred = segment.bias.barred if segment.bias and self.obeys else ()
+        begins = segment.cache.ids[segment.cache.length - len(label) :] == label
+        if begins and self._end not in barred:
+            return [self._end]
+        return said
+
+
+def warned(events):
+    return [event for event in events if isinstance(event, Error)]
+
+
+@pytest.mark.parametrize("policy", [policy for policy, _ in POLICIES], ids=lambda given: given.kind)
+def test_a_final_translation_is_not_blank_where_the_transcript_is_not(babbler, policy):
+    mute = Mute(babbler, [" uno", " dos", " tres."], [3, 3, 3])
+    events = speak(mute, StreamConfig(policy=policy))
+
+    assert said_in(events, Translation) == ["onu", "sod", "sert."]
+    # Until then nothing need be translated.
+    assert all(event.final for event in events if isinstance(event, Translation))
+    assert not warned(events)
+
+
+def test_a_translation_that_stays_blank_in_long_speech_begins_anew(babbler):
+    """Also where the speaker makes no pause; what has been translated is then gone on with."""
+    seed = secrets.randbits(32)
+    print(f"seed = {seed}")
+    said, counts = a_speech(seed, 100)
+    events = speak(Mute(babbler, said, counts), StreamConfig())
+    partial = [event for event in events if isinstance(event, Translation) and not event.final]
+
+    assert said_in(events, Translation) == [turn(word).strip() for word in said]
+    assert partial
+    assert all(event.audio_time - event.start >= STALL_SECONDS - TOKEN_SECONDS for event in partial)
+    assert not warned(events)
+
+
+def test_a_translation_that_is_blank_again_is_told_of(babbler):
+    mute = Mute(babbler, [" uno", " dos."], [3, 3])
+    mute.obeys = False
+    events = speak(mute, StreamConfig())
+    (error,) = warned(events)
+
+    assert [event.stable for event in finals(events, Translation)] == [""]
+    assert (error.code, error.fatal) == ("untranslated", False)
+    assert "utterance 0 " in error.message
+    assert " en " in error.message
+    assert [type(event) for event in events[-4:]] == [Transcript, Translation, Error, Ack]
+
+
+@pytest.mark.parametrize("said", [[], [" ..."]])
+def test_of_nothing_said_no_translation_is_due(babbler, said):
+    mute = Mute(babbler, said or [" mmh"], [6])
+    if not said:
+        mute.heard = lambda audio: ([], [])
+    mute.obeys = False
+    events = speak(mute, StreamConfig())
+
+    assert [event.stable for event in finals(events, Transcript)] == ["".join(said).strip()]
+    assert not warned(events)
 
 
 RAMBLE = [f" {''.join(word)}" for word in itertools.product("bdfgl", "aeiou", "mnprst")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 
+import pytest
 from rich.console import Console
 
 from pipeline.wire import events
@@ -57,6 +59,20 @@ def test_a_detected_language_is_named():
     said = [transcript("Hola", language="es", final=True), translation("Hello", final=True)]
 
     assert shown(said, "auto") == "00:00.0  es  Hola\n         en  Hello\n"
+
+
+@pytest.mark.parametrize("source", ["auto", "es,en"])
+def test_a_language_that_is_not_decided_yet_is_not_named(source):
+    """The text stands where it will stand."""
+    heard = [transcript("", "Hola"), transcript("Hola", " a", language="es"), transcript("Hola a todos.")]
+    lines = shown(heard, source, force_terminal=True, color_system=None)
+
+    assert source not in lines
+    undecided, decided = (
+        next(line for line in re.split(r"[\r\n]|\x1b\[\??\d*[A-Za-z]", lines) if text in line)
+        for text in ("Hola", "Hola a")
+    )
+    assert (undecided.rstrip(), decided.rstrip()) == ("    Hola", "es  Hola a")
 
 
 def test_on_a_terminal_the_running_utterance_is_shown():

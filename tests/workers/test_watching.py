@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import m3u8
 import webvtt
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.text.cues import CueConfig
@@ -87,6 +87,7 @@ def shown(text):
 
 
 @given(st.integers(0, 1 << 30), st.sampled_from([2, 6, 10]))
+@example(42237445, 2)  # settled a third of a millisecond before a segment's end
 def test_what_players_get_does_not_depend_on_when_they_ask(seed, seconds):
     """A player that asks all the time and one that comes at the end are given the same segments."""
     rng = random.Random(seed)
@@ -244,3 +245,17 @@ def test_a_viewer_is_shown_one_language_and_the_end():
     assert {type(e) for e in events if Viewing(speech, "en").shows(e)} == {Translation}
     assert {type(e) for e in events if Viewing(speech, "es").shows(e)} == {Transcript}
     assert Viewing(speech, "en").shows(Done())
+
+
+def test_a_language_that_is_detected_is_followed_in_its_utterances():
+    speech = Speech()
+    speech.config.source = "auto"
+    about = {"utterance": 0, "start": 0.0, "end": 1.0, "stable": "", "tentative": "", "final": False}
+    undecided, french = (Transcript(**about, language=language) for language in (None, "fr"))
+
+    assert [Viewing(speech, "fr").shows(event) for event in (undecided, french)] == [False, True]
+    assert not Viewing(speech, "en").shows(french)
+    # Its translation is the transcript once more.
+    speech.targets = ("en", "fr")
+    assert not Viewing(speech, "fr").shows(french)
+    assert Viewing(speech, "fr").shows(Translation(**about, target="fr"))

@@ -24,7 +24,9 @@ from workers.dialects.base import Dialect, Reply, Step, parsed, primary
 PCM = AudioFormat("pcm_s16le", 24_000)
 """``pcm16`` in OpenAI's words: 24 kHz, one channel."""
 
-_OURS = frozenset(("internal", "worker_lost", "out_of_memory", "shutting_down", "at_capacity"))
+_OURS = frozenset(
+    ("internal", "worker_lost", "out_of_memory", "shutting_down", "at_capacity", "untranslated")
+)
 
 
 class RealtimeDialect(Dialect):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.errors import ProtocolError
+from pipeline.gemma.prompt import AUTO
 from pipeline.wire import commands
 from workers.metrics import Metrics
 from workers.sessions import LiveStream
@@ -25,6 +26,7 @@ class Board:
 
     Args:
         settings: the sinks.
+        languages: that the model was made for, among which that of an utterance may be looked for.
         clock: Unix time in seconds, the same that stamps events.
         metrics: where to count.
         patience: how long sinks are waited for.
@@ -34,11 +36,13 @@ class Board:
         self,
         settings: Sequence[SinkSettings],
         *,
+        languages: Sequence[str],
         clock: Callable[[], float],
         metrics: Metrics,
         patience: Patience = PATIENCE,
     ) -> None:
         self._settings = {sink.name: sink for sink in settings}
+        self._languages = languages
         self._clock = clock
         self._metrics = metrics
         self._patience = patience
@@ -57,14 +61,14 @@ class Board:
             sink = self._settings.get(name)
             if sink is None:
                 raise ProtocolError(f"start.sinks: the server has no sink {name!a}")
-            if sink.language not in (start.source, *start.targets):
+            if sink.language not in self._had(start.source, start.targets):
                 raise ProtocolError(
                     f"start.sinks: the sink {name!a} is for {sink.language}, which the stream does not have"
                 )
 
     def attach(self, stream: LiveStream, names: Iterable[str]) -> None:
         """Deliver a stream's captions to the sinks of these names, and to those that take every stream."""
-        languages = (stream.config.source, *stream.targets)
+        languages = self._had(stream.config.source, stream.targets)
         for sink in self._settings.values():
             if sink.name in names or (sink.always and sink.language in languages):
                 before = self._deliveries.get(sink.name)
@@ -72,6 +76,11 @@ class Board:
                     before.cancel()
                 task = asyncio.create_task(self._deliver(sink, stream, before), name=f"sink {sink.name}")
                 self._deliveries[sink.name] = task
+
+    def _had(self, source: str, targets: Iterable[str]) -> set[str]:
+        """Languages whose captions a stream has: its targets, and those that may be spoken."""
+        spoken = self._languages if source == AUTO else source.split(",")
+        return {source, *spoken, *targets}
 
     async def _deliver(
         self, settings: SinkSettings, stream: LiveStream, before: asyncio.Task[None] | None

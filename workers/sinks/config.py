@@ -55,7 +55,8 @@ class SinkSettings:
     Args:
         name: by which streams ask for it.
         kind: one of :data:`KINDS`.
-        language: whose captions it takes: a target of the stream, or the spoken language.
+        language: whose captions it takes: a target of the stream, the spoken language, or one of those that
+            may be spoken.
         cues: what the captions obey.
         options: of the kind, some as names of files.
         always: whether every stream that has the language gets it.

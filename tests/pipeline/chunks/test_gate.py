@@ -214,6 +214,31 @@ def test_a_pause_shorter_than_the_hangover_is_bridged(spanish, pause, count):
     assert len(gate(speech + noise(len(speech) / SECOND, -75))) == count
 
 
+@pytest.mark.parametrize("colour", ["white", "pink"])
+@pytest.mark.parametrize("louder", [20, 30])
+@pytest.mark.parametrize("after", [-0.5, 0.0, 0.3])
+def test_a_room_that_becomes_louder_does_not_bridge_the_pause(spanish, english, colour, louder, after):
+    """Behind somebody who speaks low in a quiet one: until the floor has followed, the noise is far above it.
+
+    It sets in so many seconds after the last word.
+    """
+    low, higher = spanish[3_200:49_600] * 0.02, english * 10 ** ((louder - 20) / 20)
+    speech = np.concatenate([silence(3), low, silence(1), higher, silence(2)])
+    ended = 3 + len(low) / SECOND
+    begun = ended + 1 + 0.26
+    changed = round((ended + after) * SECOND)
+    room = noise(len(speech) / SECOND, -80, colour)
+    room[changed:] = noise((len(speech) - changed) / SECOND, louder - 80, colour, seed=1)
+    stream = SpeechGate(GateConfig())
+    items = [*stream.push(speech + room), *stream.flush()]
+    first, second = gather(items)
+    spoken = next(item.spoken / SECOND for item in items if isinstance(item, SpeechEnd))
+
+    assert ended - 0.3 < spoken < ended + 0.4
+    assert ended < first.end < begun
+    assert begun - 0.6 < second.start < begun
+
+
 def test_utterances_do_not_overlap(spanish):
     """A preroll that would reach into the utterance before is shortened."""
     config = GateConfig(preroll=2.0, postroll=0.4, hangover=0.4)

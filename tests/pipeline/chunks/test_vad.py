@@ -59,6 +59,25 @@ def test_a_louder_noise_is_the_new_floor():
     assert speech_share(frames[152:]) == 0
 
 
+@pytest.mark.parametrize("louder", [15, 30])
+def test_a_room_that_has_become_louder_is_told_until_its_noise_is_the_floor(louder):
+    frames = judge(np.concatenate([noise(3, -60), noise(5, louder - 60)]))
+    lifted = [frame.lifted for frame in frames]
+
+    assert not any(lifted[:109])
+    assert np.mean(lifted[111:148]) > 0.95
+    assert not any(lifted[152:])
+
+
+@pytest.mark.parametrize("snr", [60, 20, 10])
+def test_speech_is_not_taken_for_a_louder_room(spanish, english, snr):
+    for seed, speech in enumerate((spanish[4_000:48_000], english[4_500:45_000])):
+        room = noise(5, 20 * np.log10(speech.std()) - snr, seed)
+        room[32_000 : 32_000 + len(speech)] += speech
+
+        assert not any(frame.lifted for frame in judge(room))
+
+
 def test_the_pieces_do_not_matter(spanish):
     """Frames are judged alike whether they come one by one or all at once."""
     vad = Vad(GateConfig())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,23 @@ def test_with_a_draft_and_without_the_text_is_the_same(terms, seed, draft, befor
     assert decode([], drawing(terms))[0] == expected
     assert decode(draft, drawing(terms))[0] == expected
     assert decode(expected, drawing(terms)) == (expected, 1)
+
+
+@given(
+    TERMS,
+    st.lists(st.integers(-6, 6), min_size=TOKENS, max_size=TOKENS),
+    st.frozensets(st.integers(0, TOKENS - 1), max_size=TOKENS - 1),
+)
+def test_what_is_barred_is_not_chosen_at_once(terms, logits, barred):
+    """Neither where it is likeliest nor where a term draws to it; behind that and beside it, it may be."""
+    bias = replace(drawing(terms), barred=barred)
+    rows = torch.tensor([logits, logits], dtype=torch.float32)
+    allowed = [-np.inf if token in barred else value for token, value in enumerate(logits)]
+    likeliest = logits.index(max(logits))
+
+    assert choose(rows, [bias, None]) == [best(allowed, terms, []), likeliest]
+    assert rows.tolist() == [logits, logits]
+    assert choose(rows[:1], [bias.behind([0])]) == [best(logits, terms, [0])]
 
 
 def test_a_term_that_is_far_from_what_is_said_is_left_alone():

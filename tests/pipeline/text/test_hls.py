@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.text.cues import Cue, pop_on
-from pipeline.text.hls import HlsConfig, playlist, segment
+from pipeline.text.hls import HlsConfig, complete_segments, playlist, segment
 from tests.pipeline.text.parsers import parse_playlist, parse_webvtt
 from tests.pipeline.text.test_cues import utterances
 from tests.pipeline.text.test_formats import rounded
@@ -30,6 +30,12 @@ def test_a_live_playlist():
         "#EXTINF:6.000,\n5.vtt\n"
         "#EXTINF:6.000,\n6.vtt\n"
     )
+
+
+def test_a_segment_is_listed_when_all_of_its_time_is_settled():
+    assert complete_segments(HlsConfig(), 29.9997) == 4
+    assert complete_segments(HlsConfig(), 30.0) == 5
+    assert complete_segments(HlsConfig(), 29.9997, ended=True) == 5
 
 
 def test_an_ended_playlist():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
 from tests.workers.conftest import client, eventually, running
+from tests.workers.doubles import SpellingDecoder, loaded
+from workers.decoder import DecoderWorker
 from workers.sinks.config import read_sink
 
 
@@ -51,6 +54,41 @@ async def test_a_sink_of_every_stream_takes_those_with_its_language(destination)
         assert await arrived(destination, 1) == ["en:ADIOS"]
 
 
+class Polyglot(SpellingDecoder):
+    """Detects Spanish and English in turn; where that is a target, its translation is the transcript."""
+
+    def steps(self, event):
+        told = yield from super().steps(event)
+        if not told:
+            return []
+        (said, *translations), language = told, ("es", "en")[told[0].utterance % 2]
+        repeated = [replace(e, stable=said.stable) if e.target == language else e for e in translations]
+        return [replace(said, language=language), *repeated]
+
+
+@pytest.mark.parametrize("source", ["auto", "es,en"])
+async def test_a_sink_gets_the_utterances_in_its_language_where_that_is_detected(destination, source):
+    """And one for a target gets each once, those too whose transcript it is."""
+    sinks = [
+        sink("said", f"{destination.url}/es", language="es"),
+        sink("hall", f"{destination.url}/en"),
+        sink("every", f"{destination.url}/every", language="es", always=True),
+        sink("other", f"{destination.url}/other", language="de", always=True),
+    ]
+    decoder = DecoderWorker(lambda: loaded(Polyglot))
+    async with running(sinks=sinks, decoders=[decoder], languages=("es", "en")) as server:
+        await speak(server, b"hola.hi.", source=source, sinks=["said", "hall"])
+        await arrived(destination, 4)
+        got = [(request.path, json.loads(request.body)) for request in destination.requests]
+
+    assert sorted((path, caption["language"], caption["text"]) for path, caption in got) == [
+        ("/en", "en", "en:HOLA"),
+        ("/en", "en", "hi"),
+        ("/es", "es", "hola"),
+        ("/every", "es", "hola"),
+    ]
+
+
 async def test_the_newest_stream_has_the_sink(destination):
     async with running(sinks=[sink("hall", destination.url)]) as server:
         start = {"type": "start", "partials": False, "sinks": ["hall"]}
@@ -69,6 +107,7 @@ async def test_the_newest_stream_has_the_sink(destination):
     [
         ({"sinks": ["lobby"]}, "no sink 'lobby'"),
         ({"sinks": ["hall"], "targets": ["fr"]}, "is for en"),
+        ({"sinks": ["hall"], "targets": ["fr"], "source": "es,de"}, "is for en"),
         ({"sinks": [{"kind": "webhook", "url": "http://169.254.169.254/"}]}, "must be a string"),
         ({"sinks": "hall"}, "list of at most"),
     ],
