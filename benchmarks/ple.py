@@ -174,9 +174,10 @@ def step_overhead(
         for cache in caches:
             cache.reserve(1)
 
-        def step(table: PerLayerEmbedding, ids: Tensor, caches: Sequence[KVCache] = caches) -> list[int]:
+        def step(table: PerLayerEmbedding, ids: Tensor, caches: Sequence[KVCache] = caches) -> None:
             decoder.embed_tokens_per_layer = table
-            return steps.step(caches, ids.flatten().tolist())
+            for chosen in steps.step(caches, ids.flatten().tolist()):
+                chosen()
 
         runs = (partial(step, here), partial(step, there))
         longer, shorter = medians(runs, random_ids(config, batch), repeat, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -25,12 +25,12 @@ from pipeline.encoder.streaming import StreamingEncoder
 from pipeline.errors import CheckpointError, ContextError
 from pipeline.gemma.ahead import Ahead, to_device
 from pipeline.gemma.bias import choose
-from pipeline.gemma.cache import KVCache, KVPool
+from pipeline.gemma.cache import KVCache, KVPool, reserve
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.greedy import Segment, greedy, tell_odds
 from pipeline.gemma.ids import check_ids, end_of_text
 from pipeline.gemma.matformer import Widths, check_widths, kv_group
-from pipeline.gemma.passes import MOST_POSITIONS, packed
+from pipeline.gemma.passes import MOST_POSITIONS, Later, packed
 from pipeline.gemma.ple import PerLayerTable
 from pipeline.gemma.prompt import Prompt, PromptTemplate
 from pipeline.gemma.quick import QuickPasses, suits
@@ -296,7 +296,7 @@ class Gemma3n:
         return answer_tuples(works, self._step)
 
     def _step(self, segments: Sequence[Segment]) -> list[list[int] | Exception]:
-        answers: list[list[int] | Exception] = [[] for _ in segments]
+        answers: list[list[int] | Exception | Later] = [[] for _ in segments]
         passes: dict[tuple[int, Widths | None, bool], list[tuple[int, Segment]]] = {}
         most = self.most_in_pass
         for at, segment in enumerate(segments):
@@ -314,21 +314,21 @@ class Gemma3n:
         for (_, ffn_widths, fixed), asked in sorted(passes.items(), key=lambda item: item[0][0]):
             members = [(at, piece) for at, piece in asked if not isinstance(answers[at], Exception)]
             counts = [len(piece.token_ids) for _, piece in members]
-            run = partial(self._fixed_pass if fixed else self._pass, ffn_widths)
+            run: Callable[..., Sequence[list[int] | Later]] = self._fixed_pass if fixed else self._pass
             for part in filter(None, packed(counts) if fixed else [range(len(members))]):
-                chosen = in_parts([members[number][1] for number in part], run)
-                for number, ids in zip(part, chosen, strict=True):
+                pieces = [members[number][1] for number in part]
+                for number, ids in zip(part, in_parts(pieces, partial(run, ffn_widths)), strict=True):
                     answers[members[number][0]] = ids
-        return answers
+        # Asked for only now: while a GPU computed one pass the next was made ready.
+        return [answer() if callable(answer) else answer for answer in answers]
 
-    def _fixed_pass(self, ffn_widths: Widths | None, pieces: Sequence[Segment]) -> list[list[int]]:
-        """As :meth:`_pass`, in one of the shapes that a GPU records."""
+    def _fixed_pass(self, ffn_widths: Widths | None, pieces: Sequence[Segment]) -> list[Later]:
+        """As :meth:`_pass`, in one of the shapes that a GPU records, which may compute them yet."""
         caches, counts = [piece.cache for piece in pieces], [len(piece.token_ids) for piece in pieces]
-        for cache, count in zip(caches, counts, strict=True):
-            cache.reserve(count)
+        reserve(caches, counts)
         steps = self._fixed_steps(caches[0].pool, ffn_widths)
         if all(piece.is_step(end_of_text(self.config)) for piece in pieces):
-            chosen = [[id_] for id_ in steps.step(caches, [piece.token_ids[0] for piece in pieces])]
+            chosen = steps.step(caches, [piece.token_ids[0] for piece in pieces])
         else:
             keeps = [piece.keep for piece in pieces]
             chosen = steps.go_on(caches, counts, keeps, *self._inputs(pieces))
@@ -351,8 +351,7 @@ class Gemma3n:
         """
         decoder = self.language_model
         caches, counts = [piece.cache for piece in pieces], [len(piece.token_ids) for piece in pieces]
-        for cache, count in zip(caches, counts, strict=True):
-            cache.reserve(count)
+        reserve(caches, counts)
         pool, keeps = caches[0].pool, [piece.keep for piece in pieces]
         rows, embeddings = self._inputs(pieces)
         biases = [bias for piece in pieces for bias in piece.biases()]

@@ -22,14 +22,21 @@ from pipeline.graphs import Fixed, Recorder
 BATCHES = (1, 8, 16, 32, 64, 128, 256, 512)
 """Sizes of batches."""
 
-MOST_BEGINNING = 64
-"""Largest batch of first pieces, which are longer, and seldom many at once."""
+MOST_LONG = 64
+"""Largest batch of pieces that are longer, which are seldom many at once."""
 
-BEGINNING = (4, 5)
+BEGINNING = (3, 4, 5)
 """Soft encodings of an utterance's first piece: what the gate holds back until it knows that it is speech."""
 
-GOING_ON = (1, 2)
-"""Soft encodings of the pieces behind it: of a client's piece, and of a pause's end."""
+GOING_ON = (1, 2, 4)
+"""Soft encodings of the pieces behind it: of a client's piece, of a pause's end, and of what the gate held
+back for longer."""
+
+FREQUENT = 2
+"""Soft encodings up to which many streams go on at once."""
+
+LONGEST = 16
+"""Most soft encodings that are put together from these; more of them keep a GPU busy by themselves."""
 
 Step = Callable[[Any, Tensor, int, Tensor], Tensor]
 """Of a memory, mel frames [B, T, F], the phase, and frames that each stream has seen: soft encodings."""
@@ -78,6 +85,12 @@ class Setting:
             return self.encoder.first_frames + (encodings - 1) * self.encoder.token_stride
         return encodings * self.encoder.token_stride
 
+    def encodings(self, begins: bool, frames: int) -> int | None:
+        """Of a piece of so many mel frames; None where it ends between two."""
+        stride = self.encoder.token_stride
+        whole = frames - self.encoder.first_frames + stride if begins else frames
+        return None if whole <= 0 or whole % stride else whole // stride
+
 
 class FixedEncoderSteps:
     """Steps of one encoder.
@@ -113,24 +126,42 @@ class FixedEncoderSteps:
         # From large to small, so that what a small one needs finds room where a large one was.
         for batch in reversed(BATCHES[: BATCHES.index(largest) + 1]):
             for (begins, _), encodings in self._usual.items():
-                if not begins or batch <= MOST_BEGINNING:
+                if batch <= _largest(begins, encodings):
                     self._step(Shape(batch, begins, encodings)).run()
 
     def suits(self, row: Row | None, seen: int, frames: int) -> bool:
-        """Whether a stream's step is a usual one.
+        """Whether a stream's step is a usual one; arguments as in :meth:`parted`."""
+        return (row is None, frames) in self._usual and self._in_step(row, seen)
+
+    def parted(self, row: Row | None, seen: int, frames: int) -> list[int]:
+        """Frames of the usual steps that a piece can be taken in; where there are none, all of its frames.
 
         Args:
-            row: where its memory is; None before its first piece.
+            row: where the stream's memory is; None before its first piece.
             seen: conformer frames of it so far.
             frames: mel frames of the piece.
         """
-        if row is None:
-            return (True, frames) in self._usual
         setting = self._setting
-        return (
-            row.bank is setting.bank
-            and seen % setting.encoder.config.conf_reduction_factor == setting.phase
-            and (False, frames) in self._usual
+        encodings = setting.encodings(row is None, frames)
+        if encodings is None or encodings > LONGEST or not self._in_step(row, seen):
+            return [frames]
+        sizes = []
+        if row is None:
+            begun = max((size for size in BEGINNING if size <= encodings), default=0)
+            if not begun:
+                return [frames]
+            sizes.append(setting.frames(True, begun))
+            encodings -= begun
+        for size in reversed(GOING_ON):
+            count, encodings = divmod(encodings, size)
+            sizes += [setting.frames(False, size)] * count
+        return sizes
+
+    def _in_step(self, row: Row | None, seen: int) -> bool:
+        """Whether a stream is where usual steps begin or go on."""
+        setting = self._setting
+        return row is None or (
+            row.bank is setting.bank and seen % setting.encoder.config.conf_reduction_factor == setting.phase
         )
 
     def run(
@@ -148,7 +179,7 @@ class FixedEncoderSteps:
         """
         encoded: list[Tensor] = []
         begins = rows is None
-        most = MOST_BEGINNING if begins else BATCHES[-1]
+        most = _largest(begins, self._usual[begins, len(mels[0])])
         written = self._setting.bank.take(len(mels))
         self._follow_bank()
         for at in range(0, len(mels), most):
@@ -220,6 +251,11 @@ class _Step(Fixed):
         memory = expanded(setting.new, self._shape.batch) if begins else setting.bank.read_at(read)
         self._encoded.copy_(setting.step(memory, self._mel, 0 if begins else setting.phase, seen))
         setting.bank.write_at(write, memory)
+
+
+def _largest(begins: bool, encodings: int) -> int:
+    """The largest batch of such pieces."""
+    return MOST_LONG if begins or encodings > FREQUENT else BATCHES[-1]
 
 
 def _batch(count: int) -> int:

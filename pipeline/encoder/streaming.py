@@ -181,16 +181,37 @@ class StreamingEncoder:
         Raises:
             ValueError: a ``mel`` has another shape.
         """
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for at, (state, mel) in enumerate(zip(states, mels, strict=True)):
-            groups.setdefault((mel.shape, *self._phase(state)), []).append(at)
-        encodings: dict[int, Tensor | Exception] = {}
-        for members in groups.values():
-            encoded = in_parts(
-                members, lambda some: self._push_alike([states[at] for at in some], [mels[at] for at in some])
-            )
-            encodings.update(zip(members, encoded, strict=True))
-        return [encodings[at] for at in range(len(mels))]
+        parts = [self._parted(state, mel) for state, mel in zip(states, mels, strict=True)]
+        encodings: list[list[Tensor]] = [[] for _ in states]
+        failed: dict[int, Exception] = {}
+        for number in range(max(map(len, parts), default=0)):
+            groups: dict[tuple[object, ...], list[int]] = {}
+            for at, (state, own) in enumerate(zip(states, parts, strict=True)):
+                if number < len(own) and at not in failed:
+                    groups.setdefault((own[number].shape, *self._phase(state)), []).append(at)
+            for members in groups.values():
+                encoded = in_parts(
+                    members,
+                    lambda some, number=number: self._push_alike(  # type: ignore[misc]
+                        [states[at] for at in some], [parts[at][number] for at in some]
+                    ),
+                )
+                for at, one in zip(members, encoded, strict=True):
+                    if isinstance(one, Exception):
+                        failed[at] = one
+                    else:
+                        encodings[at].append(one)
+        return [
+            failed[at] if at in failed else torch.cat(own) if len(own) > 1 else own[0]
+            for at, own in enumerate(encodings)
+        ]
+
+    def _parted(self, state: EncoderState, mel: Tensor) -> Sequence[Tensor]:
+        """A piece as the usual steps that it can be taken in, or as it is."""
+        if not self._could_be_usual(state, mel):
+            return [mel]
+        assert self.fixed is not None
+        return torch.split(mel, self.fixed.parted(state.row, state.frames, len(mel)))
 
     def _push_alone(self, state: EncoderState, mel: Tensor, *, last: bool) -> Tensor:
         memory = state.read()
@@ -213,11 +234,15 @@ class StreamingEncoder:
             state.frames += frames
         return encoded.unbind()
 
+    def _could_be_usual(self, state: EncoderState, mel: Tensor) -> bool:
+        bins = self.encoder.config.input_feat_size
+        known = state.row is not None or state.own is self._new
+        return self.fixed is not None and known and mel.shape[1:] == (bins,)
+
     def _is_usual(self, state: EncoderState, mel: Tensor) -> bool:
-        if self.fixed is None or not (state.row or state.own is self._new):
+        if not self._could_be_usual(state, mel):
             return False
-        if mel.shape[1:] != (self.encoder.config.input_feat_size,):
-            return False
+        assert self.fixed is not None
         return self.fixed.suits(state.row, state.frames, len(mel))
 
     def _push_usual(self, states: Sequence[EncoderState], mels: Sequence[Tensor]) -> Sequence[Tensor]:

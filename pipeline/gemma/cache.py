@@ -8,6 +8,7 @@ so they have no blocks; sliding layers let go of the blocks that have left their
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +56,8 @@ class Blocks:
         self.buffer = torch.zeros(shape, dtype=dtype, device=device)
         self._uses = np.zeros(count, np.int32)
         self._uses[:NOBODYS] = 1
+        # Blocks that were shared and their copies, which :meth:`copy` is still to fill.
+        self._copies: list[tuple[int, int]] = []
         self._free = list(range(count - 1, NOBODYS - 1, -1))
 
     @property
@@ -84,13 +87,21 @@ class Blocks:
         self._free.extend(ids[self._uses[ids] == 0].tolist())
 
     def own(self, block: int) -> int:
-        """The block itself if one sequence holds it, or a copy for one of those that do."""
+        """The block itself if one sequence holds it, or else another, which :meth:`copy` is to fill."""
         if self._uses[block] == 1:
             return block
         (copy,) = self.take(1)
-        self.buffer[:, copy] = self.buffer[:, block]
+        self._copies.append((block, copy))
         self._uses[block] -= 1
         return copy
+
+    def copy(self) -> None:
+        """Fill blocks that stand for shared ones; all at once, for each copy is a call of the device."""
+        if self._copies:
+            blocks, copies = map(list, zip(*self._copies, strict=True))
+            self.buffer[:, copies] = self.buffer[:, blocks]
+            # Where memory ended before, they are still to be filled.
+            self._copies = []
 
     def _grow(self, least: int) -> None:
         had = len(self._uses)
@@ -224,22 +235,30 @@ class KVCache:
         Raises:
             ContextError: the sequence would be longer than its limit.
         """
+        try:
+            self._reserve(count)
+        finally:
+            for blocks in self.pool.kinds.values():
+                blocks.copy()
+
+    def _reserve(self, count: int) -> None:
+        """The same, but for what is in blocks that were shared."""
         self.check(count)
         end = max(self._end, -(-(self.length + count) // BLOCK))
+        more, last = end - self._end, self.length // BLOCK if self.length % BLOCK else None
         for kind, blocks in self.pool.kinds.items():
-            table = self._tables[kind]
             first = self._needed(kind, self.length) // BLOCK
             if first > self._first[kind]:
-                blocks.release(table[self._first[kind] : first])
+                blocks.release(self._tables[kind][self._first[kind] : first])
                 self._first[kind] = first
             # Of all kinds before any are taken: where memory ends, blocks of one kind alone would be lost.
-            blocks.make_room(end - self._end + bool(self.length % BLOCK))
+            blocks.make_room(more + (last is not None))
         for kind, blocks in self.pool.kinds.items():
             table = self._tables[kind]
-            if self.length % BLOCK:
-                last = self.length // BLOCK
+            if last is not None:
                 table[last] = blocks.own(int(table[last]))
-            table[self._end : end] = blocks.take(end - self._end)
+            if more:
+                table[self._end : end] = blocks.take(more)
         self._end = end
 
     def advance(self, count: int) -> None:
@@ -295,6 +314,24 @@ class KVCache:
         for kind, blocks in self.pool.kinds.items():
             blocks.release(self._tables[kind][max(end, self._first[kind]) : self._end])
         self._end = end
+
+
+def reserve(caches: Sequence[KVCache], counts: Sequence[int]) -> None:
+    """Make room in several sequences of one pool, as :meth:`KVCache.reserve` does in one.
+
+    Args:
+        caches: the sequences.
+        counts: positions that come next in each.
+
+    Raises:
+        ContextError: one of them would be longer than its limit.
+    """
+    try:
+        for cache, count in zip(caches, counts, strict=True):
+            cache._reserve(count)
+    finally:
+        for blocks in caches[0].pool.kinds.values():
+            blocks.copy()
 
 
 def most_bytes(config: TextConfig, dtype: torch.dtype, *, trunk: int, piece: int, branches: list[int]) -> int:

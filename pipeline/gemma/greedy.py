@@ -43,6 +43,8 @@ class Segment:
 
     def pieces(self, audio_token_id: int, most: int) -> list[Segment]:
         """The segment in pieces of at most ``most`` tokens; what ``keep`` asks for is all in the last."""
+        if len(self.token_ids) - self.keep <= most:
+            return [self]
         ids, audio, pieces = self.token_ids, self.audio, []
         while len(ids) - self.keep > most:
             head, ids = ids[:most], ids[most:]

@@ -7,8 +7,9 @@ fills up computes something that nobody reads, and writes it into a block of its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.config import SLIDING, TextConfig
 from pipeline.gemma.ahead import Ahead, Lines
 from pipeline.gemma.cache import BLOCK, SPARE_ROW, KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
-from pipeline.graphs import Fixed, Recorder
+from pipeline.graphs import Fetched, Fixed, Recorder
 
 NONE, LAST, ALL = range(3)
 """Which positions the layers that share KV run over: none, the last of each sequence, or all."""
@@ -159,6 +160,23 @@ def packed(counts: Sequence[int]) -> list[list[int]]:
     return passes
 
 
+Later = Callable[[], list[int]]
+"""Waits for the most likely ids behind positions of a sequence, which a device may be computing yet."""
+
+
+def later(ids: Tensor | None, spans: Sequence[slice]) -> list[Later]:
+    """The ids of each sequence, to be asked for when there is nothing else to be done.
+
+    Args:
+        ids: of all positions, int64 [n]; None where nobody asks.
+        spans: for each sequence of which of them.
+    """
+    if ids is None:
+        return [list for _ in spans]
+    fetched = Fetched(ids)
+    return [partial(fetched.part, span) for span in spans]
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What is the same in all passes of one decoder over one pool.
@@ -268,15 +286,12 @@ class FixedPass(Fixed):
         self._rows[:, :total].copy_(rows)
         self._embeddings[:, :total].copy_(embeddings)
 
-    def chosen(self, counts: Sequence[int], keeps: Sequence[int]) -> list[list[int]]:
-        """The most likely ids behind the last ``keeps`` positions of each sequence, which it waits for."""
+    def chosen(self, counts: Sequence[int], keeps: Sequence[int]) -> list[Later]:
+        """The most likely ids behind the last ``keeps`` positions of each sequence."""
         if self._shape.wanted == NONE:
-            return [[] for _ in counts]
-        chosen: list[int] = self._chosen.tolist()
-        if self._shape.wanted == LAST:
-            return [chosen[at : at + keep] for at, keep in enumerate(keeps)]
-        ends = np.cumsum(counts).tolist()
-        return [chosen[end - keep : end] for end, keep in zip(ends, keeps, strict=True)]
+            return later(None, [slice(0)] * len(counts))
+        ends = range(1, len(counts) + 1) if self._shape.wanted == LAST else np.cumsum(counts).tolist()
+        return later(self._chosen, [slice(end - keep, end) for end, keep in zip(ends, keeps, strict=True)])
 
     def compute(self) -> None:
         """See :class:`~pipeline.graphs.Fixed`."""

@@ -19,7 +19,17 @@ from pipeline.config import SLIDING
 from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.cache import BLOCK, SPARE_ROW, KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
-from pipeline.gemma.passes import FixedPass, Setting, Shape, blocks_seen, filled_up, lines_of, to_prepare
+from pipeline.gemma.passes import (
+    FixedPass,
+    Later,
+    Setting,
+    Shape,
+    blocks_seen,
+    filled_up,
+    later,
+    lines_of,
+    to_prepare,
+)
 from pipeline.graphs import Fixed, Recorder
 
 LEAST_BLOCKS = 8
@@ -77,8 +87,8 @@ class FixedSteps:
             for batch in _powers_down(filled_up(sequences, 1), 1):
                 self._step(batch, blocks).run()
 
-    def step(self, caches: Sequence[KVCache], token_ids: Sequence[int]) -> list[int]:
-        """Append a token to each sequence; returns the most likely next ones.
+    def step(self, caches: Sequence[KVCache], token_ids: Sequence[int]) -> list[Later]:
+        """Append a token to each sequence; returns the most likely next one of each.
 
         Args:
             caches: with a position reserved each; the caller advances them.
@@ -98,7 +108,7 @@ class FixedSteps:
         keeps: Sequence[int],
         rows: Tensor,
         embeddings: Tensor,
-    ) -> list[list[int]]:
+    ) -> list[Later]:
         """Append any number of tokens to each sequence; returns the most likely next ones.
 
         Args:
@@ -187,10 +197,9 @@ class _Step(Fixed):
         padded = torch.from_numpy(self.filled[0])[None]
         self._rows.copy_(self._setting.decoder.embed_tokens_per_layer(padded, self._rows))
 
-    def chosen(self, count: int) -> list[int]:
-        """The most likely ids behind each token of a batch, which it waits for."""
-        chosen: list[int] = self._chosen.tolist()
-        return chosen[:count]
+    def chosen(self, count: int) -> list[Later]:
+        """The most likely id behind each token of a batch."""
+        return later(self._chosen, [slice(at, at + 1) for at in range(count)])
 
     def compute(self) -> None:
         """See :class:`~pipeline.graphs.Fixed`."""

@@ -60,7 +60,7 @@ def test_streams_that_come_pause_and_go_hear_what_they_hear_alone(  # noqa: PLR0
     streaming = in_fixed_shapes(encoder.to(device))
     alone = StreamingEncoder(encoder)
     assert streaming.fixed is not None
-    monkeypatch.setattr(fixed, "MOST_BEGINNING", 2)
+    monkeypatch.setattr(fixed, "MOST_LONG", 2)
     ran = batches_of(monkeypatch)
     first, stride = encoder.first_frames, encoder.token_stride
     going: list[list[Any]] = []
@@ -73,7 +73,7 @@ def test_streams_that_come_pause_and_go_hear_what_they_hear_alone(  # noqa: PLR0
         pieces, asked = [], []
         for one in going:
             state, mel, at, _ = one
-            tokens = rng.choice([BEGINNING[0], *BEGINNING, 1] if not at else [*GOING_ON, 1, 1])
+            tokens = rng.choice([*BEGINNING, 1, 7, 10, 17] if not at else [*GOING_ON, 1, 1, 3])
             size = tokens * stride if at else first + (tokens - 1) * stride
             if rng.random() < 0.05:
                 size = rng.randint(1, 3)
@@ -106,13 +106,36 @@ def test_what_is_prepared_need_not_be_recorded_in_the_midst(
     assert streaming.fixed is not None
     streaming.prepare(20)
     shapes = streaming.fixed.shapes
-    assert shapes == 4 * len([1, 8, 16, 32])
+    assert shapes == len([*BEGINNING, *GOING_ON]) * len([1, 8, 16, 32])
     states = [streaming.initial_state() for _ in range(20)]
     first, stride = small_encoder.first_frames, small_encoder.token_stride
-    for tokens, count in ((4, 20), (1, 20), (1, 3), (2, 1), (1, 9)):
-        size = tokens * stride if tokens < 4 else first + (tokens - 1) * stride
+    for tokens, count, begins in (
+        (10, 20, True),
+        (1, 20, False),
+        (1, 3, False),
+        (5, 1, False),
+        (2, 9, False),
+    ):
+        size = first + (tokens - 1) * stride if begins else tokens * stride
         streaming.push_many(states[:count], [long_mel[:size]] * count)
     assert streaming.fixed.shapes == shapes
+
+
+def test_a_longer_piece_is_taken_in_usual_steps(
+    small_encoder: AudioEncoder, long_mel: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is so long that one step of its own keeps a GPU busy, or ends between two encodings."""
+    streaming = in_fixed_shapes(small_encoder)
+    assert streaming.fixed is not None
+    first, stride = small_encoder.first_frames, small_encoder.token_stride
+    for tokens, steps in ((3, 1), (5, 1), (6, 2), (10, 3), (16, 5), (17, 0), (2, 0)):
+        state, sizes = streaming.initial_state(), batches_of(monkeypatch)
+        (encoded,) = streaming.push_many([state], [long_mel[: first + (tokens - 1) * stride]])
+        assert isinstance(encoded, torch.Tensor)
+        assert len(encoded) == tokens
+        assert len(sizes) == steps
+        monkeypatch.undo()
+    assert streaming.fixed.parted(None, 0, first + 1) == [first + 1]
 
 
 def test_streams_that_began_at_other_times_are_one_batch(

@@ -67,14 +67,12 @@ def test_steps_are_those_of_the_plain_pass(decoder, rng, device):
         ids = [rng.randrange(choices) for _ in chosen]
         for cache, _ in chosen:
             cache.reserve(1)
-        got = steps.step([cache for cache, _ in chosen], ids)
+        got = [later() for later in steps.step([cache for cache, _ in chosen], ids)]
         for cache, _ in chosen:
             cache.advance(1)
         ones = [1] * len(ids)
         twins = [twin for _, twin in chosen]
-        agree(
-            [[id_] for id_ in got], plain(decoder, twins, ones, ones, inputs(decoder, ids), choices=choices)
-        )
+        agree(got, plain(decoder, twins, ones, ones, inputs(decoder, ids), choices=choices))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -109,7 +107,7 @@ def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip):
         caches = [cache for cache, _ in chosen]
         for cache, count in zip(caches, counts, strict=True):
             cache.reserve(count)
-        got = steps.go_on(caches, counts, keeps, rows, embeddings)
+        got = [later() for later in steps.go_on(caches, counts, keeps, rows, embeddings)]
         for cache, count in zip(caches, counts, strict=True):
             cache.advance(count)
         assert [len(ids) for ids in got] == keeps
@@ -144,15 +142,15 @@ def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device):
             both = [torch.cat([part[:, count:], part[:, :count]], 1) for part in both]
         for cache, more in zip(caches, counts, strict=True):
             cache.reserve(more)
-        got = steps.go_on(caches, counts, counts, *both)
+        got = [later() for later in steps.go_on(caches, counts, counts, *both)]
         for cache, more in zip(caches, counts, strict=True):
             cache.advance(more)
         logits = plain(decoder, [twin], [count], [count], (rows, embeddings), choices=choices)
         agree([got[number % 2]], logits)
         sound.reserve(1)
-        step = steps.step([sound], [3])
+        step = [later() for later in steps.step([sound], [3])]
         sound.advance(1)
-        agree([step], plain(decoder, [twin], [1], [1], inputs(decoder, [3]), choices=choices))
+        agree(step, plain(decoder, [twin], [1], [1], inputs(decoder, [3]), choices=choices))
     for blocks in pool.kinds.values():
         assert not blocks.buffer[:, 0].any()
 
@@ -186,7 +184,32 @@ def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypa
                 cache.reserve(count)
             keeps = [rng.randint(0, count) for count in own]
             got = steps.go_on(caches, own, keeps, *inputs(decoder, [1] * sum(own)))
-            assert [len(ids) for ids in got] == keeps
+            assert [len(later()) for later in got] == keeps
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@torch.inference_mode()
+def test_passes_may_be_asked_when_others_have_followed(decoder, rng, device):
+    """Of the same shape, which lie in the same memory."""
+    decoder.to(device)
+    choices = decoder.config.vocab_size_per_layer_input
+    pool, other = (KVPool(decoder.config, torch.float32, torch.device(device)) for _ in range(2))
+    steps = FixedSteps(decoder, pool, choices)
+    started, expected = [], []
+    for number in range(8):
+        count = 1 if number % 2 else 5
+        ids = [rng.randrange(choices) for _ in range(count)]
+        cache, twin = KVCache(pool, 40), KVCache(other, 40)
+        cache.reserve(count)
+        if number % 2:
+            started += steps.step([cache], ids)
+        else:
+            started += steps.go_on([cache], [count], [count], *inputs(decoder, ids))
+        expected.append(plain(decoder, [twin], [count], [count], inputs(decoder, ids), choices=choices))
+
+    for later, logits in zip(started, expected, strict=True):
+        agree([later()], logits)
+    assert steps.shapes == 2
 
 
 @torch.inference_mode()
