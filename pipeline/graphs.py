@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
 
 class Recorder:
@@ -51,34 +49,6 @@ class Recorder:
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             fixed.compute()
         return graph
-
-
-class Fetched:
-    """A copy of a tensor, on its way to the CPU while the device goes on.
-
-    Args:
-        tensor: integers [n]; may be overwritten by what the device is given to do after this.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        on_gpu = tensor.is_cuda
-        self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
-        self._copy.copy_(tensor, non_blocking=on_gpu)
-        self._arrived: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
-        if self._arrived is not None:
-            self._arrived.record()
-
-    @cached_property
-    def values(self) -> list[int]:
-        """What is in it; waits until it is there."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        values: list[int] = self._copy.tolist()
-        return values
-
-    def part(self, span: slice) -> list[int]:
-        """Some of it; waits as well."""
-        return self.values[span]
 
 
 class Fixed(ABC):

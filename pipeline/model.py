@@ -23,7 +23,7 @@ from pipeline.encoder.conformer import AudioEncoder
 from pipeline.encoder.embedder import MultimodalEmbedder
 from pipeline.encoder.streaming import StreamingEncoder
 from pipeline.errors import CheckpointError, ContextError
-from pipeline.gemma.ahead import Ahead, to_device
+from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.bias import choose
 from pipeline.gemma.cache import KVCache, KVPool, reserve
 from pipeline.gemma.decoder import Decoder
@@ -38,6 +38,7 @@ from pipeline.gemma.steps import FixedSteps
 from pipeline.gemma.tokenizer import Tokenizer
 from pipeline.gemma.watch import Lookout
 from pipeline.layout import Stage, check, read_parts, slice_config
+from pipeline.transfers import to_device
 
 
 class Gemma3n:
@@ -421,7 +422,7 @@ class Gemma3n:
         is_soft = ids == self.config.audio_token_id
         if audio is not None:
             soft = to_device(is_soft[0].nonzero()[:, 0], device)
-            embeddings[0].index_copy_(0, soft, audio.to(device, embeddings.dtype))
+            embeddings[0].index_copy_(0, soft, to_device(audio, device).to(embeddings.dtype))
         hard = (~(is_text | is_soft))[0].nonzero()[:, 0]
         if len(hard):
             embedded = self.embed_audio.hard(to_device(ids[0, hard], device)).to(embeddings.dtype)

@@ -41,15 +41,18 @@ def load_encoder(path: str, device: str, dtype: str, streams: int = 32) -> Loade
 
 
 def load_decoder(
-    path: str, device: str, dtype: str, ple: str | None = None, streams: int = 32
+    path: str, device: str, dtype: str, ple: str | None = None, streams: int = 32, *, fuse: bool = False
 ) -> Loaded[DecoderStream]:
     """Load what back halves of streams need.
 
     Arguments and errors are those of :func:`load_encoder`; besides, ``ple`` is a file of converted per-layer
     embeddings, and ``streams`` how many there will be at a time, for which a GPU makes room and records its
-    passes beforehand, in each sub-model of the ladder: when its pool grows, that has to be done anew.
+    passes beforehand, in each sub-model of the ladder: when its pool grows, that has to be done anew. With
+    ``fuse`` its layers are compiled before (:meth:`pipeline.gemma.decoder.Decoder.fuse`).
     """
     model = Gemma3n.from_pretrained(path, device, getattr(torch, dtype), ple=ple, stages={"decoder"})
+    if fuse:
+        model.language_model.fuse()
     pool = model.new_pool(streams * POSITIONS if torch.device(device).type == "cuda" else 0)
     rungs = ladder(model.config.text)
     for ffn_widths in rungs:

@@ -76,7 +76,15 @@ def run(
         settings,
         Path(path).name,
         partial(load_encoder, path, *settings.encoding, settings.streams),
-        partial(load_decoder, path, settings.device, settings.dtype, settings.ple, settings.streams),
+        partial(
+            load_decoder,
+            path,
+            settings.device,
+            settings.dtype,
+            settings.ple,
+            settings.streams,
+            fuse=settings.fuse,
+        ),
         languages=template.languages,
         context=bool(template.context),
     )

@@ -13,6 +13,7 @@
     path = "models/gemma-3n-E2B-it"
     device = "cpu"             # or "cuda"
     dtype = "float32"          # or "bfloat16", or "int8" on a CPU
+    fuse = false               # or true: layers compiled on a GPU, which a start waits for
     encoder_device = "cpu"     # where encoders compute, in float32, if not where decoders do
     ple = "ple.int8.safetensors"  # per-layer embeddings made by "surtitle model convert-ple"
 
@@ -70,6 +71,7 @@ class Settings:
         model: folder of the model; ``None`` is the bundled one.
         device: where the models compute, in torch's words.
         dtype: ``float32`` or ``bfloat16``; or ``int8``, which is float32 with rounded weights, on a CPU.
+        fuse: whether the decoder's layers are compiled, on a GPU.
         encoder_device: where encoders compute, in float32; ``None`` is where and how decoders do.
         ple: file of converted per-layer embeddings; ``None`` takes those of the model's folder.
         encoder_workers: processes that encode.
@@ -90,6 +92,7 @@ class Settings:
     model: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    fuse: bool = False
     encoder_device: str | None = None
     ple: str | None = None
     encoder_workers: int = 1
@@ -122,6 +125,8 @@ class Settings:
             raise SettingsError(f"dtype must be {' or '.join(_DTYPES)}, got {self.dtype!r}")
         if self.dtype == "int8" and not self.device.startswith("cpu"):
             raise SettingsError(f"dtype int8 is for the CPU, got device {self.device!r}")
+        if self.fuse and self.device.startswith("cpu"):
+            raise SettingsError(f"fuse is for a GPU, got device {self.device!r}")
 
     @property
     def encoding(self) -> tuple[str, str]:
@@ -147,6 +152,7 @@ _TABLES = {
         "path": "model",
         "device": "device",
         "dtype": "dtype",
+        "fuse": "fuse",
         "encoder_device": "encoder_device",
         "ple": "ple",
     },
@@ -166,6 +172,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,),
     "int | None": (int,),
     "float": (int, float),
+    "bool": (bool,),
 }
 
 
@@ -199,7 +206,8 @@ def read_settings(path: Path) -> Settings:
                 raise SettingsError(
                     f"{path}: [{table}] has no key {key!r}; accepted are {_listed(_TABLES[table])}"
                 )
-            if isinstance(value, bool) or not isinstance(value, types[name]):
+            # Python takes true for a number, too.
+            if isinstance(value, bool) != (types[name] == (bool,)) or not isinstance(value, types[name]):
                 wanted = " or ".join(kind.__name__ for kind in types[name])
                 raise SettingsError(f"{path}: {table}.{key} must be of type {wanted}, got {value!r}")
             values[name] = value

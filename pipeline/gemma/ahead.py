@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.gemma.cache import KVCache
+from pipeline.transfers import array_to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +122,3 @@ class Ahead:
                 np.concatenate([np.arange(queries) + at * most for at, queries in enumerate(last)]), device
             )
         return cls(array_to_device(positions, device), lines, apart, together, of)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """From the CPU to a device, without waiting for what that is still computing."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The same of an array."""
-    return to_device(torch.from_numpy(array), device)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.config import SLIDING, TextConfig
 from pipeline.errors import ContextError
+from pipeline.transfers import to_device
 
 BLOCK = 16
 """Positions in a block."""
@@ -98,8 +99,8 @@ class Blocks:
     def copy(self) -> None:
         """Fill blocks that stand for shared ones; all at once, for each copy is a call of the device."""
         if self._copies:
-            blocks, copies = map(list, zip(*self._copies, strict=True))
-            self.buffer[:, copies] = self.buffer[:, blocks]
+            blocks, copies = to_device(torch.tensor(self._copies).T.contiguous(), self.buffer.device)
+            self.buffer.index_copy_(1, copies, self.buffer.index_select(1, blocks))
             # Where memory ended before, they are still to be filled.
             self._copies = []
 

@@ -20,7 +20,8 @@ from pipeline.config import SLIDING, TextConfig
 from pipeline.gemma.ahead import Ahead, Lines
 from pipeline.gemma.cache import BLOCK, SPARE_ROW, KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
-from pipeline.graphs import Fetched, Fixed, Recorder
+from pipeline.graphs import Fixed, Recorder
+from pipeline.transfers import Fetched
 
 NONE, LAST, ALL = range(3)
 """Which positions the layers that share KV run over: none, the last of each sequence, or all."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import SAMPLE_RATE
-from pipeline.gemma.ahead import array_to_device
 from pipeline.training.batches import Batch
+from pipeline.transfers import array_to_device
 
 FRAME, HOP, FFT, BINS = 512, 160, 1024, 128
 LOW_HZ, HIGH_HZ, PREEMPHASIS, FLOOR = 125.0, 7600.0, 0.97, 1e-5

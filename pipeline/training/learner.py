@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from pipeline.config import ModelConfig
 from pipeline.encoder.conformer import AudioEncoder
 from pipeline.encoder.embedder import MultimodalEmbedder
-from pipeline.gemma.ahead import array_to_device
 from pipeline.gemma.attention import Attention
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.layers import MLP
 from pipeline.training.batches import Batch
+from pipeline.transfers import array_to_device
 
 
 class Learner(nn.Module):

@@ -15,6 +15,7 @@ from pipeline.audio.files import read_audio
 from pipeline.cli import NANO
 from pipeline.config import AudioFormat
 from pipeline.errors import CheckpointError
+from pipeline.gemma.decoder import Decoder
 from pipeline.wire.events import encode
 from tests.workers.conftest import client, running
 from workers.decoder import DecoderWorker
@@ -104,6 +105,18 @@ def test_a_worker_holds_the_weights_of_its_own_stage(load, read, spared):
     model = loaded.open_stream.args[0]
     assert not any(weight.is_meta for weight in getattr(model, read).parameters())
     assert all(weight.is_meta for weight in getattr(model, spared).parameters())
+
+
+def test_layers_are_compiled_before_passes_are_recorded(checkpoint, monkeypatch):
+    done = []
+    monkeypatch.setattr(Decoder, "fuse", lambda self: done.append("fuse"))
+    monkeypatch.setattr(Gemma3n, "prepare", lambda self, *_, ffn_widths: done.append("prepare"))
+    load_decoder(str(checkpoint), "cpu", "float32")
+    assert "fuse" not in done
+    done.clear()
+    loaded = load_decoder(str(checkpoint), "cpu", "float32", fuse=True)
+
+    assert done == ["fuse", *["prepare"] * len(loaded.ladder)]
 
 
 def test_all_sub_models_that_streams_may_be_resized_to_are_prepared(monkeypatch):

@@ -34,6 +34,11 @@ def test_the_example_of_the_documentation_is_read(tmp_path):
     )
 
 
+def test_layers_are_compiled_where_that_is_asked_for(tmp_path):
+    assert not read(tmp_path, "[model]\ndevice = 'cuda'").fuse
+    assert read(tmp_path, "[model]\ndevice = 'cuda'\nfuse = true").fuse
+
+
 def test_the_command_line_goes_first():
     assert Settings(port=1).override(port=2, host=None) == Settings(port=2)
 
@@ -50,6 +55,8 @@ def test_the_command_line_goes_first():
         ("[server]\nresume_seconds = 'long'", "server.resume_seconds must be of type int or float"),
         ("[workers]\nthreads = 0", "threads must be from 1 to 1024, got 0"),
         ("[model]\ndtype = 'int4'", "dtype must be float32 or bfloat16 or int8, got 'int4'"),
+        ("[model]\nfuse = 1\ndevice = 'cuda'", "model.fuse must be of type bool, got 1"),
+        ("[model]\nfuse = true", "fuse is for a GPU, got device 'cpu'"),
         ("[model]\ndtype = 'int8'\ndevice = 'cuda'", "dtype int8 is for the CPU, got device 'cuda'"),
         ("[server", "not a TOML file"),
     ],
