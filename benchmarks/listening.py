@@ -82,7 +82,7 @@ def listen(model: Gemma3n, config: StreamConfig, audio: NDArray[np.float32], pie
     return Heard(told, time.process_time() - began)
 
 
-class Listener:
+class Replayed:
     """Takes a :class:`~pipeline.speech.SpeechEncoder`'s place for a stream that was heard beforehand."""
 
     def __init__(self, model: Gemma3n, heard: Heard) -> None:

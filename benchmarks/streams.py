@@ -45,7 +45,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import gpu
-from benchmarks.listening import Heard, Listener, front_end_ms, listen
+from benchmarks.listening import Heard, Replayed, front_end_ms, listen
 from benchmarks.models import NANO, published
 from pipeline.audio.files import read_audio
 from pipeline.batching import Batch
@@ -122,7 +122,7 @@ class Live:
 
     audio: NDArray[np.float32]
     begin: float
-    encoder: SpeechEncoder | Listener
+    encoder: SpeechEncoder | Replayed
     translator: SpeechTranslator | gpu.ScriptedTranslator
     sent: int = 0
     pieces: deque[bytes] = field(default_factory=deque)
@@ -204,7 +204,7 @@ def simulate(
             Live(
                 audio,
                 float(random.uniform(0, PIECE / SAMPLE_RATE)),
-                Listener(model, known[number % len(talks)]) if scripted else SpeechEncoder(model, config),
+                Replayed(model, known[number % len(talks)]) if scripted else SpeechEncoder(model, config),
                 gpu.ScriptedTranslator(model, pool) if scripted else SpeechTranslator(model, config, pool),
             )
         )

@@ -30,7 +30,7 @@ def test_events_and_soft_tokens_are_those_of_a_stream_that_listens(model):
     config = StreamConfig(source="es", targets=("en",), audio=AudioFormat("pcm_f32le"))
     audio = speech("es", 20.0, np.random.default_rng())
     heard = listening.listen(model, config, audio, PIECE)
-    listener, encoder = listening.Listener(model, heard), SpeechEncoder(model, config)
+    listener, encoder = listening.Replayed(model, heard), SpeechEncoder(model, config)
 
     pauses = 0
     for at in range(0, len(audio), PIECE):
