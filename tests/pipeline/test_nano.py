@@ -12,6 +12,7 @@ from pipeline import Gemma3n, translate
 from pipeline.audio.files import read_audio
 from pipeline.cli import NANO
 from pipeline.layout import describe
+from pipeline.training.text import LANGUAGES
 from tests import reference
 
 BYTES = 40_000_000
@@ -39,19 +40,23 @@ def test_it_has_every_part_of_the_big_ones(nano: Gemma3n):
     assert set(text.layer_types) == {"full_attention", "sliding_attention"}
     assert any(text.activation_sparsity_pattern)
     assert text.altup_num_inputs > 1
-    assert nano.languages == ("es", "en")
+    assert nano.languages == LANGUAGES
+    assert nano.prompt.takes_context
 
 
 @torch.no_grad()
 def test_it_says_the_same_in_transformers(nano: Gemma3n, recording: Path):
-    """Greedy text of real speech, with the audio padded as the reference pads it."""
+    """Greedy text of real speech, with the audio padded as the reference pads it, but to fewer tokens.
+
+    It was never trained with padding, and behind 188 tokens that are mostly padding it says next to nothing.
+    """
     theirs = reference.load(NANO)
     samples = read_audio(recording)[: 16_000 * 4]
     useful = reference.soft_tokens(theirs, samples)
     audio = nano.encode_audio(samples)[: len(useful)]
     torch.testing.assert_close(audio, useful, atol=1e-4, rtol=0)
 
-    places = theirs.config.audio_soft_tokens_per_image
+    theirs.config.audio_soft_tokens_per_image = places = len(audio) + 3
     before, after = nano.prompt.before_audio("es", "en"), nano.prompt.after_audio()
     fill = [nano.config.text.vocab_size - 1] * (places - len(audio))
     asked = [*before, *[nano.config.audio_token_id] * len(audio), *fill, *after]

@@ -75,14 +75,21 @@ def test_its_engines_speak_every_language(recipe: Recipe):
     assert all(training_voices(language, recipe.engines) for language in recipe.languages)
 
 
-def test_languages_are_those_of_the_bundled_model_unless_others_are_asked_for():
-    bundled = PromptTemplate.from_pretrained(NANO)
-
-    assert recipes.template(Recipe()) == bundled
-    assert recipes.speaking(Recipe(), bundled.languages) == Recipe()
+def test_languages_are_spanish_and_english_unless_others_are_asked_for():
+    assert recipes.template(Recipe()).languages == ("es", "en")
+    assert recipes.speaking(Recipe(), Recipe().languages) == Recipe()
     assert recipes.template(ALL).languages == LANGUAGES
     assert not recipes.template(ALL).context
     assert "{context}" in recipes.template(dataclasses.replace(ALL, told=0.1)).context
+
+
+def test_the_bundled_model_is_what_the_recipe_makes_in_its_languages():
+    """With contexts; a model that was trained with another prompt or other sizes is not."""
+    template = PromptTemplate.from_pretrained(NANO)
+    made = dataclasses.replace(recipes.speaking(Recipe(), template.languages), told=0.1)
+
+    assert recipes.template(made) == template
+    assert ModelConfig.from_pretrained(NANO).text == config(made).text
 
 
 def test_with_all_languages_the_model_stays_below_40_mb():
