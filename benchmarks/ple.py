@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import TextConfig
-from pipeline.gemma.cache import BLOCK, KVCache, KVPool
+from pipeline.gemma.cache import BLOCK, KVCache, KVPool, reserve
 from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.ple import PerLayerEmbedding, PerLayerTable
 from pipeline.gemma.steps import FixedSteps
@@ -171,8 +171,7 @@ def step_overhead(
     parts = []
     for batch in batches:
         caches = [KVCache(pool, BLOCK) for _ in range(batch)]
-        for cache in caches:
-            cache.reserve(1)
+        reserve(caches, [1] * batch)
 
         def step(table: PerLayerEmbedding, ids: Tensor, caches: Sequence[KVCache] = caches) -> None:
             decoder.embed_tokens_per_layer = table

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.gemma.prompt import AUTO
+from pipeline.gemma.prompt import is_detected
 from pipeline.wire import events
 from pipeline.wire.events import Event, UtteranceText
 
@@ -29,7 +29,7 @@ class Captions:
         self._console = console
         # What stands before a transcript whose language no event tells: where it is to be detected, nothing
         # but room for it.
-        self._source = "  " if source == AUTO or "," in source else source
+        self._source = "  " if is_detected(source) else source
         # Newest text of the running utterance by target, the transcript's as "".
         self._running: dict[str, Text] = {}
         self._live = (

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakKeyDictionary
 
-from pipeline.gemma.prompt import AUTO
+from pipeline.gemma.prompt import is_detected
 from pipeline.text.cues import Cue, CueConfig, pop_on
 from pipeline.text.hls import HlsConfig
 from pipeline.text.subtitles import srt, vtt
@@ -47,8 +47,7 @@ _LASTING = _SHARED | {"Cache-Control": "public, max-age=60, immutable"}
 
 def _ttml(said: list[Cue], config: CueConfig) -> str:
     # Transcripts whose language was detected are in no one language; XML has an empty tag for that.
-    detected = config.language == AUTO or "," in config.language
-    return to_ttml(pop_on(said, config), "" if detected else config.language)
+    return to_ttml(pop_on(said, config), "" if is_detected(config.language) else config.language)
 
 
 def _plain(said: list[Cue], config: CueConfig) -> str:

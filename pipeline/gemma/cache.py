@@ -236,14 +236,10 @@ class KVCache:
         Raises:
             ContextError: the sequence would be longer than its limit.
         """
-        try:
-            self._reserve(count)
-        finally:
-            for blocks in self.pool.kinds.values():
-                blocks.copy()
+        reserve([self], [count])
 
     def _reserve(self, count: int) -> None:
-        """The same, but for what is in blocks that were shared."""
+        """Make room, but for what is in blocks that were shared."""
         self.check(count)
         end = max(self._end, -(-(self.length + count) // BLOCK))
         more, last = end - self._end, self.length // BLOCK if self.length % BLOCK else None

@@ -165,15 +165,13 @@ Later = Callable[[], list[int]]
 """Waits for the most likely ids behind positions of a sequence, which a device may be computing yet."""
 
 
-def later(ids: Tensor | None, spans: Sequence[slice]) -> list[Later]:
+def later(ids: Tensor, spans: Sequence[slice]) -> list[Later]:
     """The ids of each sequence, to be asked for when there is nothing else to be done.
 
     Args:
-        ids: of all positions, int64 [n]; None where nobody asks.
+        ids: of all positions, int64 [n].
         spans: for each sequence of which of them.
     """
-    if ids is None:
-        return [list for _ in spans]
     fetched = Fetched(ids)
     return [partial(fetched.part, span) for span in spans]
 
@@ -290,7 +288,7 @@ class FixedPass(Fixed):
     def chosen(self, counts: Sequence[int], keeps: Sequence[int]) -> list[Later]:
         """The most likely ids behind the last ``keeps`` positions of each sequence."""
         if self._shape.wanted == NONE:
-            return later(None, [slice(0)] * len(counts))
+            return [list for _ in counts]
         ends = range(1, len(counts) + 1) if self._shape.wanted == LAST else np.cumsum(counts).tolist()
         return later(self._chosen, [slice(end - keep, end) for end, keep in zip(ends, keeps, strict=True)])
 

@@ -69,6 +69,21 @@ CONTEXT_TOKENS = 160
 """Most tokens between the instruction and the audio."""
 
 
+def is_detected(source: str) -> bool:
+    """Whether a source leaves it to be detected which language is spoken."""
+    return source == AUTO or "," in source
+
+
+def candidates(source: str, languages: Sequence[str]) -> tuple[str, ...]:
+    """Codes of the languages that a source stands for, of a model that knows ``languages``.
+
+    Args:
+        source: one code, several with commas between them, or :data:`AUTO`.
+        languages: codes.
+    """
+    return tuple(languages if source == AUTO else dict.fromkeys(source.split(",")))
+
+
 @dataclass(frozen=True)
 class PromptTemplate:
     """What ``surtitle.json`` beside a checkpoint says.
@@ -206,13 +221,13 @@ class Prompt:
         """Codes of the languages that may be spoken.
 
         Args:
-            source: one code, several with commas between them, or :data:`AUTO`.
+            source: as :func:`candidates` has it.
 
         Raises:
             LanguageError: the model does not know one of them; or there are too many, or only one is to be
                 detected.
         """
-        codes = self.languages if source == AUTO else tuple(dict.fromkeys(source.split(",")))
+        codes = candidates(source, self.languages)
         for code in codes:
             self.language(code)
         if source == AUTO and len(codes) < 2:

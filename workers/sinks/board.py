@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.errors import ProtocolError
-from pipeline.gemma.prompt import AUTO
+from pipeline.gemma.prompt import candidates
 from pipeline.wire import commands
 from workers.metrics import Metrics
 from workers.sessions import LiveStream
@@ -79,8 +79,7 @@ class Board:
 
     def _had(self, source: str, targets: Iterable[str]) -> set[str]:
         """Languages whose captions a stream has: its targets, and those that may be spoken."""
-        spoken = self._languages if source == AUTO else source.split(",")
-        return {source, *spoken, *targets}
+        return {source, *candidates(source, self._languages), *targets}
 
     async def _deliver(
         self, settings: SinkSettings, stream: LiveStream, before: asyncio.Task[None] | None

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.gemma import steps as steps_module
 from pipeline.gemma.ahead import Ahead
-from pipeline.gemma.cache import KVCache, KVPool
+from pipeline.gemma.cache import KVCache, KVPool, reserve
 from pipeline.gemma.passes import packed
 from pipeline.gemma.steps import FixedSteps
 
@@ -26,11 +26,15 @@ def inputs(decoder, ids):
     return decoder.embed_tokens_per_layer(token_ids, embeddings), embeddings
 
 
+def pools(decoder, device):
+    """One for passes in fixed shapes and one for those that they are held against."""
+    return (KVPool(decoder.config, torch.float32, torch.device(device)) for _ in range(2))
+
+
 def plain(decoder, caches, counts, keeps, inputs, *, choices):
     """Logits by a pass like any other."""
     rows, embeddings = inputs
-    for cache, count in zip(caches, counts, strict=True):
-        cache.reserve(count)
+    reserve(caches, counts)
     ahead = Ahead.of_sequences(caches, counts, keeps, embeddings.device)
     hidden = decoder.next_hidden(rows, embeddings, caches[0].pool, ahead)
     for cache, count in zip(caches, counts, strict=True):
@@ -82,7 +86,7 @@ def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip):
     """Any number of positions of each sequence, any number of them wanted, steps in between."""
     decoder.to(device)
     choices = decoder.config.vocab_size_per_layer_input - 3
-    pool, other = (KVPool(decoder.config, torch.float32, torch.device(device)) for _ in range(2))
+    pool, other = pools(decoder, device)
     steps = FixedSteps(decoder, pool, choices, skip=skip)
     pairs: list[tuple[KVCache, KVCache]] = []
     for number in range(24):
@@ -105,8 +109,7 @@ def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip):
         # As where sound was merged in.
         embeddings += torch.randn_like(embeddings) * embeddings.std() * 0.1
         caches = [cache for cache, _ in chosen]
-        for cache, count in zip(caches, counts, strict=True):
-            cache.reserve(count)
+        reserve(caches, counts)
         got = [later() for later in steps.go_on(caches, counts, keeps, rows, embeddings)]
         for cache, count in zip(caches, counts, strict=True):
             cache.advance(count)
@@ -125,7 +128,7 @@ def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device):
     """Not through what fills up a pass, nor the block that it is written to, nor one that is taken again."""
     decoder.to(device)
     choices = decoder.config.vocab_size_per_layer_input
-    pool, other = (KVPool(decoder.config, torch.float32, torch.device(device)) for _ in range(2))
+    pool, other = pools(decoder, device)
     steps = FixedSteps(decoder, pool, choices)
     sound, twin = KVCache(pool, 400), KVCache(other, 400)
     for number in range(8):
@@ -140,8 +143,7 @@ def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device):
         if number % 2:
             caches, counts = [broken, sound], [5, count]
             both = [torch.cat([part[:, count:], part[:, :count]], 1) for part in both]
-        for cache, more in zip(caches, counts, strict=True):
-            cache.reserve(more)
+        reserve(caches, counts)
         got = [later() for later in steps.go_on(caches, counts, counts, *both)]
         for cache, more in zip(caches, counts, strict=True):
             cache.advance(more)
@@ -180,8 +182,7 @@ def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypa
         for part in packed(counts):
             caches = [KVCache(pool, positions) for _ in part]
             own = [counts[at] for at in part]
-            for cache, count in zip(caches, own, strict=True):
-                cache.reserve(count)
+            reserve(caches, own)
             keeps = [rng.randint(0, count) for count in own]
             got = steps.go_on(caches, own, keeps, *inputs(decoder, [1] * sum(own)))
             assert [len(later()) for later in got] == keeps
@@ -193,7 +194,7 @@ def test_passes_may_be_asked_when_others_have_followed(decoder, rng, device):
     """Of the same shape, which lie in the same memory."""
     decoder.to(device)
     choices = decoder.config.vocab_size_per_layer_input
-    pool, other = (KVPool(decoder.config, torch.float32, torch.device(device)) for _ in range(2))
+    pool, other = pools(decoder, device)
     steps = FixedSteps(decoder, pool, choices)
     started, expected = [], []
     for number in range(8):
