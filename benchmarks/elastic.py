@@ -83,6 +83,9 @@ def one_thread() -> Iterator[None]:
 
 def _seconds(model: Gemma3n, run: Callable[[], object]) -> float:
     on_gpu = model.language_model.embed_tokens.weight.is_cuda
+    if on_gpu:
+        # What was started before is not to be counted.
+        torch.cuda.synchronize()
     started = time.perf_counter()
     run()
     if on_gpu:

@@ -80,14 +80,17 @@ class Fixed(ABC):
 
     def run(self) -> None:
         """Compute, on a GPU by replaying what the first run recorded; nothing waits for it."""
-        self._inputs.copy_(self._source, non_blocking=True)
         if not self._recorder.on_gpu:
+            self._inputs.copy_(self._source)
             self.compute()
             return
-        self._copied.record()
-        if self._graph is None:
-            self._graph = self._recorder.record(self)
-        self._graph.replay()
+        # Streams, events and graphs are those of the current device, which may be another one.
+        with torch.cuda.device(self._recorder.device):
+            self._inputs.copy_(self._source, non_blocking=True)
+            self._copied.record()
+            if self._graph is None:
+                self._graph = self._recorder.record(self)
+            self._graph.replay()
 
     @abstractmethod
     def compute(self) -> None:

@@ -14,8 +14,13 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """From the CPU to a device, without waiting for what that is still computing."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    """From the CPU to a device, without waiting for what that is still computing.
+
+    What is on a device already is returned as it is, or copied to the other one.
+    """
+    if tensor.is_cuda or device.type == "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def array_to_device(array: NDArray[Any], device: torch.device) -> Tensor:
@@ -36,7 +41,7 @@ class Fetched:
         self._copy.copy_(tensor, non_blocking=on_gpu)
         self._arrived: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
 
     @cached_property
     def values(self) -> list[int]:

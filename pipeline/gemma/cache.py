@@ -9,6 +9,7 @@ so they have no blocks; sliding layers let go of the blocks that have left their
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +29,9 @@ NOBODYS = 2
 
 SPARE_ROW = BLOCK
 """Where in a pool that is written which only fills up a pass, and which nobody reads."""
+
+COPIES_AT_ONCE = 32
+"""Blocks that are copied by one call; they take their size in memory once more meanwhile."""
 
 INITIAL_BLOCKS = 32
 """Blocks of each kind that a pool starts with unless told otherwise."""
@@ -57,8 +61,8 @@ class Blocks:
         self.buffer = torch.zeros(shape, dtype=dtype, device=device)
         self._uses = np.zeros(count, np.int32)
         self._uses[:NOBODYS] = 1
-        # Blocks that were shared and their copies, which :meth:`copy` is still to fill.
-        self._copies: list[tuple[int, int]] = []
+        # Copies that :meth:`copy` is still to fill, each with the shared block that it stands for.
+        self._copies: dict[int, int] = {}
         self._free = list(range(count - 1, NOBODYS - 1, -1))
 
     @property
@@ -71,6 +75,9 @@ class Blocks:
         self.make_room(count)
         taken = [self._free.pop() for _ in range(count)]
         self._uses[taken] = 1
+        for id_ in taken:
+            # Of a sequence that is gone, and was never filled for want of memory.
+            self._copies.pop(id_, None)
         return taken
 
     def make_room(self, count: int) -> None:
@@ -92,17 +99,19 @@ class Blocks:
         if self._uses[block] == 1:
             return block
         (copy,) = self.take(1)
-        self._copies.append((block, copy))
+        self._copies[copy] = block
         self._uses[block] -= 1
         return copy
 
     def copy(self) -> None:
-        """Fill blocks that stand for shared ones; all at once, for each copy is a call of the device."""
-        if self._copies:
-            blocks, copies = to_device(torch.tensor(self._copies).T.contiguous(), self.buffer.device)
+        """Fill blocks that stand for shared ones; many at once, for each copy is a call of the device."""
+        while self._copies:
+            some = dict(islice(self._copies.items(), COPIES_AT_ONCE))
+            copies, blocks = to_device(torch.tensor([[*some], [*some.values()]]), self.buffer.device)
             self.buffer.index_copy_(1, copies, self.buffer.index_select(1, blocks))
             # Where memory ended before, they are still to be filled.
-            self._copies = []
+            for copy in some:
+                del self._copies[copy]
 
     def _grow(self, least: int) -> None:
         had = len(self._uses)

@@ -81,8 +81,9 @@ class FixedSteps:
         # From large to small, so that what a small one needs finds room where a large one was.
         for shape in to_prepare(sequences, positions):
             if shape not in self._passes:
-                self._passes[shape] = FixedPass(self._setting, shape)
-                self._passes[shape].run()
+                fixed = FixedPass(self._setting, shape)
+                fixed.run()
+                self._passes[shape] = fixed
         for blocks in _powers_down(widest, LEAST_BLOCKS):
             for batch in _powers_down(filled_up(sequences, 1), 1):
                 self._step(batch, blocks).run()
@@ -127,11 +128,11 @@ class FixedSteps:
         )
         shape = Shape.of(counts, keeps, blocks)
         found = min((known for known in self._passes if known.covers(shape)), key=_cost, default=shape)
-        if found not in self._passes:
-            self._passes[found] = FixedPass(self._setting, found)
-        fixed = self._passes[found]
+        fixed = self._passes.get(found) or FixedPass(self._setting, found)
         fixed.fill(caches, counts, rows, embeddings)
         fixed.run()
+        # Not before: one that memory was too short for would be found again for what is tried instead.
+        self._passes[found] = fixed
         return fixed.chosen(counts, keeps)
 
     def _follow_pool(self) -> None:

@@ -24,6 +24,14 @@ def test_what_is_fetched_is_what_was_there_then(device):
     assert fetched.values == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_there_already_stays_there(device):
+    values = torch.arange(5, device=device)
+
+    assert to_device(values, values.device) is values
+    assert to_device(values, torch.device("cpu")).device.type == "cpu"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_neither_way_waits_for_what_the_device_is_computing():
     big = torch.randn(8192, 8192, device="cuda")

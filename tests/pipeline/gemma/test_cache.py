@@ -133,6 +133,45 @@ def test_a_fork_copies_nothing_until_one_of_both_writes(cache):
             assert torch.equal(keys, torch.cat([first[layer], added[layer]])[start:])
 
 
+def test_more_forks_than_are_copied_at_once(pool, monkeypatch):
+    monkeypatch.setattr(caches, "COPIES_AT_ONCE", 3)
+    cache = KVCache(pool, 100)
+    first = fill(cache, 40)
+    forks = [cache.fork() for _ in range(8)]
+    caches.reserve([cache, *forks], [2] * 9)
+
+    for layer in range(CONFIG.first_shared_layer):
+        for fork in (cache, *forks):
+            start, keys, _ = held(fork, layer)
+            assert torch.equal(keys, first[layer][start:])
+    assert len({int(fork.blocks(FULL, 2)[1][2]) for fork in (cache, *forks)}) == 9
+
+
+def test_a_copy_that_found_no_memory_is_forgotten_with_its_sequence(cache, monkeypatch):
+    """Into one block two would be copied by one call, and on a GPU either may be the last."""
+    first = fill(cache, 40)
+    twin = cache.fork()
+    with monkeypatch.context() as short:
+        short.setattr(caches, "to_device", _no_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            twin.reserve(1)
+    lost = twin.blocks(FULL, 1)[1][2]
+    del twin
+    gc.collect()
+    moved, to_device = [], caches.to_device
+    monkeypatch.setattr(caches, "to_device", lambda ids, device: moved.append(ids) or to_device(ids, device))
+    fork = cache.fork()
+    fork.reserve(1)
+
+    assert fork.blocks(FULL, 1)[1][2] == lost
+    assert [ids.shape for ids in moved] == [(2, 1)] * len(cache.pool.kinds)
+    assert torch.equal(held(fork, 1)[1], first[1])
+
+
+def _no_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError
+
+
 def test_blocks_return_when_the_last_sequence_that_holds_them_is_gone(cache):
     pool = cache.pool
     fill(cache, 40)

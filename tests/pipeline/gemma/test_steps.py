@@ -10,7 +10,7 @@ import torch
 from pipeline.gemma import steps as steps_module
 from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.cache import KVCache, KVPool, reserve
-from pipeline.gemma.passes import packed
+from pipeline.gemma.passes import FixedPass, packed
 from pipeline.gemma.steps import FixedSteps
 
 DEVICES = [
@@ -187,6 +187,30 @@ def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypa
             keeps = [rng.randint(0, count) for count in own]
             got = steps.go_on(caches, own, keeps, *inputs(decoder, [1] * sum(own)))
             assert [len(later()) for later in got] == keeps
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@torch.inference_mode()
+def test_a_pass_that_found_no_memory_is_not_tried_again_for_less(decoder, device, monkeypatch):
+    decoder.to(device)
+    pool = KVPool(decoder.config, torch.float32, torch.device(device))
+    steps = FixedSteps(decoder, pool, 10)
+    run, tried = steps_module.FixedPass.run, []
+
+    def run_if_small(fixed: FixedPass) -> None:
+        tried.append(len(fixed.filled[0]))
+        if tried[-1] > 256:
+            raise torch.OutOfMemoryError
+        run(fixed)
+
+    monkeypatch.setattr(steps_module.FixedPass, "run", run_if_small)
+    cache = KVCache(pool, 400)
+    cache.reserve(300)
+    with pytest.raises(torch.OutOfMemoryError):
+        steps.go_on([cache], [300], [1], *inputs(decoder, [1] * 300))
+    steps.go_on([cache], [150], [1], *inputs(decoder, [1] * 150))
+
+    assert tried == [512, 256]
 
 
 @pytest.mark.parametrize("device", DEVICES)
