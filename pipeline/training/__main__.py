@@ -135,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = engines.missing_packages(recipe.engines, recipe.languages)
     if missing and not complete(options.speech, recipe.chunks):
         parser.error(
-            f"not all voices of {', '.join(recipe.engines)} are installed; on Debian: "
-            f"apt-get install {' '.join(missing)}"
+            f"not all voices of {', '.join(recipe.engines)} are installed; what is missing "
+            f"(docs/training.md): {', '.join(missing)}"
         )
 
     torch.backends.cuda.matmul.allow_tf32 = True

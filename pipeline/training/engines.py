@@ -1,9 +1,9 @@
 """Which engines there are, with which voices, and which of them train the model.
 
 Variety of voices decides what the model understands (docs/training.md). espeak-ng (formant synthesis, any
-language), SVOX Pico and RHVoice (HMM), flite (statistical and unit selection) and Festival (diphones) train
-it. MBROLA's voices may be used with MBROLA only; they never train the model and serve as the engine that was
-held out altogether.
+language), SVOX Pico and RHVoice (HMM), flite (statistical and unit selection), Festival (diphones) and Kokoro
+(neural) train it. MBROLA's voices may be used with MBROLA only; they never train the model and serve as the
+engine that was held out altogether.
 """
 
 from __future__ import annotations
@@ -11,28 +11,33 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.training.foreign import CZECH, FINNISH, ITALIAN
+from pipeline.training.neural import KOKORO_FOLDER, KokoroVoice
 from pipeline.training.programs import MBROLA_FOLDER, FestivalVoice, ForeignVoice, MbrolaVoice, RhvoiceVoice
 from pipeline.training.respell import italian_spelling
 from pipeline.training.text import LANGUAGES
 from pipeline.training.voices import ACCENTS, EspeakVoice, FliteVoice, PicoVoice, Voice
 
-ENGINES = ("espeak-ng", "pico", "flite", "festival", "foreign", "rhvoice")
+ENGINES = ("espeak-ng", "pico", "flite", "festival", "foreign", "rhvoice", "kokoro")
 """Those that train the model; ``foreign`` are Festival's voices of other languages."""
 
 _FESTIVAL_FOLDER = Path("/usr/share/festival/voices")
 _RHVOICE_FOLDER = Path("/usr/share/RHVoice/voices")
 
+NEURAL = 0.35
+"""Share of the neural voices: people sound like them more than like the others."""
+
 
 @dataclass(frozen=True)
 class _Package:
-    """A Debian package.
+    """A Debian package, or where another one is to be had.
 
     Args:
         name: of it.
-        part: a library or a file of it that tells whether it is there.
+        part: a library, a file or a Python module of it, which tells whether it is there.
         languages: for whose voices it is needed.
     """
 
@@ -66,6 +71,10 @@ _PACKAGES: dict[str, tuple[_Package, ...]] = {
         _Package("rhvoice", Path("/usr/bin/RHVoice-test"), ("en",)),
         _Package("rhvoice-english", _RHVOICE_FOLDER / "alan", ("en",)),
     ),
+    "kokoro": (
+        _Package("kokoro (PyPI)", "kokoro"),
+        _Package(f"hexgrad/Kokoro-82M (Hugging Face, in {KOKORO_FOLDER})", KOKORO_FOLDER / "voices"),
+    ),
     "mbrola": tuple(
         _Package(f"mbrola-{voice}", MBROLA_FOLDER / voice / voice, (language,))
         for language, voices in {
@@ -81,20 +90,23 @@ _PACKAGES: dict[str, tuple[_Package, ...]] = {
 
 
 def missing_packages(engines: Collection[str], languages: Collection[str]) -> list[str]:
-    """Debian packages to be installed before ``engines`` can speak ``languages`` with all of their voices."""
+    """Packages to be installed before ``engines`` can speak ``languages`` with all of their voices."""
     missing = [
         package.name
         for engine in engines
         for package in _PACKAGES[engine]
-        if set(package.languages) & set(languages)
-        and not (package.part.exists() if isinstance(package.part, Path) else _loads(package.part))
+        if set(package.languages) & set(languages) and not _is_there(package.part)
     ]
     return list(dict.fromkeys(missing))
 
 
-def _loads(library: str) -> bool:
+def _is_there(part: str | Path) -> bool:
+    if isinstance(part, Path):
+        return part.exists()
+    if ".so." not in part:
+        return find_spec(part) is not None
     try:
-        ctypes.CDLL(library)
+        ctypes.CDLL(part)
     except OSError:
         return False
     return True
@@ -140,7 +152,7 @@ def _foreign(language: str) -> list[Voice]:
 def training_voices(language: str, engines: Collection[str] = ENGINES) -> list[tuple[float, list[Voice]]]:
     """Voices in groups, each with its share of the training material; in a group every voice is as likely.
 
-    Few languages have many recorded speakers among the engines, so those of others read them too
+    Few languages have many recorded speakers among the others, so those of foreign ones read them too
     (:mod:`pipeline.training.foreign`), and Italian ones read Spanish, in Italian spelling
     (:mod:`pipeline.training.respell`): a Spanish speaker with an accent.
 
@@ -186,7 +198,13 @@ def training_voices(language: str, engines: Collection[str] = ENGINES) -> list[t
             ("rhvoice", 0.26, [RhvoiceVoice("en", voice) for voice in _RHVOICE]),
         ],
     }
-    return [(share, voices) for engine, share, voices in groups[language] if engine in engines]
+    neural: list[Voice] = [KokoroVoice(language, sex) for sex in "fm"]
+    others = [(engine, (1 - NEURAL) * share, voices) for engine, share, voices in groups[language]]
+    return [
+        (share, voices)
+        for engine, share, voices in (*others, ("kokoro", NEURAL, neural))
+        if engine in engines
+    ]
 
 
 def held_out_voices(language: str) -> list[Voice]:

@@ -55,6 +55,7 @@ class Espeak:
         self.rate: int = self._lib.espeak_Initialize(synchronous, 0, None, phoneme_events | dont_exit)
         if self.rate <= 0:
             raise OSError("libespeak-ng cannot be initialised; is espeak-ng-data installed?")
+        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self._pieces: list[Pcm] = []
         self._words: list[tuple[int, int]] = []
         self._phonemes: list[tuple[int, str]] = []
@@ -118,9 +119,33 @@ class Espeak:
             for (_, name), (begin, after) in zip(self._phonemes, itertools.pairwise(begins), strict=True)
         ]
 
-    def _synthesise(self, text: str, voice: str, parameters: Iterable[tuple[int, int]]) -> Pcm:
+    def ipa(self, text: str, voice: str, *, tie: str) -> str:
+        """``text`` in the International Phonetic Alphabet.
+
+        Args:
+            text: what to say; what espeak-ng makes of its punctuation is lost.
+            voice: a language, such as ``es-419``.
+            tie: between the signs of one phoneme, an ASCII character.
+
+        Raises:
+            OSError: there is no such voice.
+        """
+        self._choose(voice)
+        data = ctypes.create_string_buffer(text.encode())
+        rest = ctypes.c_void_p(ctypes.addressof(data))
+        utf_8, ipa_with_ties, clauses = 1, 0x82, []
+        while rest:
+            clause = self._lib.espeak_TextToPhonemes(ctypes.byref(rest), utf_8, ipa_with_ties | ord(tie) << 8)
+            clauses.append(clause.decode())
+        # Where it takes a word for one of another language, it says so: (en).
+        return " ".join(re.sub(r"\([a-z-]+\)", "", " ".join(clauses)).split())
+
+    def _choose(self, voice: str) -> None:
         if self._lib.espeak_SetVoiceByName(voice.encode()):
             raise OSError(f"espeak-ng has no voice {voice!r}")
+
+    def _synthesise(self, text: str, voice: str, parameters: Iterable[tuple[int, int]]) -> Pcm:
+        self._choose(voice)
         for parameter, value in parameters:
             self._lib.espeak_SetParameter(parameter, value, 0)
         self._pieces, self._words, self._phonemes = [], [], []

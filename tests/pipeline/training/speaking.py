@@ -22,7 +22,7 @@ SENTENCES = {
 def needs(engine: str, *languages: str) -> None:
     missing = missing_packages([engine], languages)
     if missing:
-        pytest.skip(f"{engine} is not installed (Debian: apt-get install {' '.join(missing)})")
+        pytest.skip(f"{engine} is not installed; what is missing: {', '.join(missing)}")
 
 
 def check(voice: Voice) -> None:

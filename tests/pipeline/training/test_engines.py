@@ -6,6 +6,7 @@ import ctypes
 
 import pytest
 
+from pipeline.training import engines
 from pipeline.training.engines import (
     ENGINES,
     HELD_OUT_VARIANTS,
@@ -14,6 +15,7 @@ from pipeline.training.engines import (
     missing_packages,
     training_voices,
 )
+from pipeline.training.neural import KOKORO_FOLDER, KokoroVoice
 from pipeline.training.programs import FestivalVoice, ForeignVoice, MbrolaVoice, RhvoiceVoice
 from pipeline.training.text import LANGUAGES
 from pipeline.training.voices import EspeakVoice, FliteVoice, PicoVoice
@@ -51,6 +53,7 @@ def test_engines_can_be_left_out():
     kinds = {
         **{"espeak-ng": EspeakVoice, "pico": PicoVoice, "flite": FliteVoice},
         **{"festival": FestivalVoice, "foreign": ForeignVoice, "rhvoice": RhvoiceVoice},
+        "kokoro": KokoroVoice,
     }
     assert kinds.keys() == set(ENGINES)
     for engine, kind in kinds.items():
@@ -68,8 +71,11 @@ def test_packages_of_engines_that_are_not_installed_are_named(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", fail)
     monkeypatch.setattr("pathlib.Path.exists", lambda path: "ked" in str(path))
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
 
     assert missing_packages(["espeak-ng"], ["pt"]) == ["espeak-ng"]
+    folder = f"hexgrad/Kokoro-82M (Hugging Face, in {KOKORO_FOLDER})"
+    assert missing_packages(["kokoro"], ["fr"]) == ["kokoro (PyPI)", folder]
     assert missing_packages(["pico", "flite"], ["es", "en"]) == ["libttspico-utils", "flite"]
     assert missing_packages(["festival"], ["en"]) == ["festvox-kallpc16k"]
     italian = ["festvox-itapc16k", "festvox-italp16k"]

@@ -51,6 +51,18 @@ def test_espeak_tells_the_end_of_every_word(voice: str, text: str):
 
 
 @pytest.mark.usefixtures("espeak_ng")
+def test_espeak_writes_what_it_says_in_the_phonetic_alphabet():
+    engine = libraries.espeak()
+
+    assert engine.ipa("chico", "es", tie="^") == "t^ʃ\N{MODIFIER LETTER VERTICAL LINE}iko"
+    assert engine.ipa("judge", "en-us", tie="_") == "d_ʒ\N{MODIFIER LETTER VERTICAL LINE}ʌd_ʒ"
+    assert len(engine.ipa("Uno. Dos, tres", "es", tie="^").split()) == 3
+    assert engine.ipa("", "es", tie="^") == ""
+    with pytest.raises(OSError, match="no voice 'xx'"):
+        engine.ipa("a", "xx", tie="^")
+
+
+@pytest.mark.usefixtures("espeak_ng")
 def test_a_word_ends_where_it_ends_when_it_is_said_alone():
     engine = libraries.espeak()
     _, ends = engine.speak("Señorita, buenos días", "es", rate=150, pitch=50, pitch_range=50)

@@ -1,0 +1,249 @@
+"""Kokoro, a neural synthesiser (hexgrad/Kokoro-82M): phonemes and a style in, speech at 24 kHz out.
+
+It is a StyleTTS 2 (Li et al. 2023, arXiv:2306.07691) with the vocoder of Kaneko et al. 2022
+(arXiv:2203.02395). A style says how somebody sounds and how they talk, each in a half of its own, and what
+lies between two styles is a style too: from a few dozen speakers come as many as are wanted.
+
+Sentences are spoken many at a time: on a GPU one alone takes nearly as long as a dozen.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from pipeline.training import libraries
+from pipeline.training.voices import ACCENTS, Speech, trimmed
+
+KOKORO_FOLDER = Path("/usr/share/kokoro")
+"""A download of huggingface.co/hexgrad/Kokoro-82M."""
+
+RATE = 24_000
+_FRAME = 600
+"""Samples in a frame, the unit of durations."""
+_TIMBRE = 128
+"""Values of a style that say how somebody sounds; those behind them say how they talk."""
+_FRAMES_AT_ONCE = 3_000
+"""Frames that are spoken at a time, 75 seconds."""
+_MOST_SILENCE = 1.2
+"""How much longer the longest of the sentences may be that are spoken at a time: they are filled up with
+silence, which counts in norms over time."""
+
+_LANGUAGES = {"es": "e", "fr": "f", "it": "i", "pt": "p", "en": "ab"}
+"""Letters that names of speakers begin with."""
+_ALPHABETS = "abefip"
+"""Those of languages in Latin script, whose speakers may lend their voices to each other."""
+_SINGLE = (
+    *(("a^ɪ", "I"), ("a^ʊ", "W"), ("d^z", "ʣ"), ("d^ʒ", "ʤ"), ("e^ɪ", "A"), ("o^ʊ", "O"), ("ə^ʊ", "Q")),
+    *(("t^s", "ʦ"), ("t^ʃ", "ʧ"), ("ɔ^ɪ", "Y"), ("^", "")),
+)
+"""What Kokoro has one sign for (misaki/espeak.py of its authors), after espeak-ng's signs with a tie."""
+
+
+class Kokoro:
+    """The model with its speakers.
+
+    Args:
+        folder: with ``config.json``, ``kokoro-v1_0.pth`` and ``voices/*.pt``.
+        device: where it runs.
+
+    Raises:
+        OSError: something of this is not there.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        try:
+            library = importlib.import_module("kokoro.model")
+        except ImportError as error:
+            raise OSError("the Python package kokoro is not installed") from error
+        model = library.KModel(
+            "hexgrad/Kokoro-82M", str(folder / "config.json"), str(folder / "kokoro-v1_0.pth")
+        )
+        self._model = model.eval().to(device)
+        self._device = device
+        self.signs: dict[str, int] = model.vocab
+        self.styles: dict[str, Tensor] = {
+            path.stem: torch.load(path, weights_only=True)[:, 0]
+            for path in sorted((folder / "voices").glob("*.pt"))
+        }
+        """By speaker; float32 [signs of a sentence, style]."""
+
+    @torch.inference_mode()
+    def speak(
+        self, sentences: Sequence[str], style: Tensor, speeds: Sequence[float]
+    ) -> list[npt.NDArray[np.float32] | None]:
+        """Speak sentences, all in one style.
+
+        Args:
+            sentences: in Kokoro's phonemes; what it has no sign for is left out.
+            style: as in :attr:`styles`.
+            speeds: of each, 1 as it is natural.
+
+        Returns:
+            Samples of each; None where there is nothing to be said, or more than fits.
+        """
+        ids = [[self.signs[sign] for sign in sentence if sign in self.signs] for sentence in sentences]
+        spoken = [at for at, own in enumerate(ids) if 0 < len(own) < len(style)]
+        results: list[npt.NDArray[np.float32] | None] = [None] * len(sentences)
+        if not spoken:
+            return results
+        planned = self._plan([ids[at] for at in spoken], style, [speeds[at] for at in spoken])
+        for some in _alike(planned.frames):
+            for place, samples in zip(some, self._say(planned, some), strict=True):
+                results[spoken[place]] = samples
+        return results
+
+    def _plan(self, ids: Sequence[Sequence[int]], style: Tensor, speeds: Sequence[float]) -> _Planned:
+        """How long each phoneme lasts, and what the rest is computed from."""
+        model, device = self._model, self._device
+        lengths = torch.tensor([len(own) + 2 for own in ids])
+        tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
+        for row, own in zip(tokens, ids, strict=True):
+            row[1 : len(own) + 1] = torch.tensor(own)
+        missing = (torch.arange(tokens.shape[1]) >= lengths[:, None]).to(device)
+        tokens = tokens.to(device)
+        styles = style[lengths - 3].to(device)
+        read = model.bert_encoder(model.bert(tokens, attention_mask=(~missing).int())).transpose(1, 2)
+        rhythm = model.predictor.text_encoder(read, styles[:, _TIMBRE:], lengths, missing)
+        packed = pack_padded_sequence(rhythm, lengths, batch_first=True, enforce_sorted=False)
+        hidden, _ = pad_packed_sequence(model.predictor.lstm(packed)[0], batch_first=True)
+        lasting = model.predictor.duration_proj(hidden).sigmoid().sum(-1) / torch.tensor(
+            speeds, device=device
+        ).unsqueeze(1)
+        durations = lasting.round().clamp(min=1).masked_fill(missing, 0).long().cpu()
+        heard = model.text_encoder(tokens, lengths, missing)
+        return _Planned(durations, lengths, styles, rhythm.transpose(1, 2), heard)
+
+    def _say(self, planned: _Planned, some: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        """The samples of some of the sentences."""
+        frames = planned.frames[some]
+        durations, styles = planned.durations[some], planned.styles[some]
+        # What is shorter than the longest ends in so much more silence: its last phoneme is none.
+        durations[torch.arange(len(some)), planned.lengths[some] - 1] += frames.max() - frames
+        ends = durations.cumsum(1)[..., None]
+        frame = torch.arange(int(frames.max()))
+        spread = ((frame < ends) & (frame >= ends - durations[..., None])).float().to(self._device)
+        model = self._model
+        pitch, loudness = model.predictor.F0Ntrain(planned.rhythm[some] @ spread, styles[:, _TIMBRE:])
+        samples = model.decoder(planned.heard[some] @ spread, pitch, loudness, styles[:, :_TIMBRE])
+        for own, count in zip(samples[:, 0].float().cpu().numpy(), frames.tolist(), strict=True):
+            yield own[: count * _FRAME]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Sentences of which only the sound is missing.
+
+    Args:
+        durations: of each sign in frames, int64 [n, signs], on the CPU.
+        lengths: signs of each sentence, int64 [n], on the CPU.
+        styles: [n, style].
+        rhythm: what pitch and loudness are computed from, [n, hidden, signs].
+        heard: what the sound is computed from, [n, hidden, signs].
+    """
+
+    durations: Tensor
+    lengths: Tensor
+    styles: Tensor
+    rhythm: Tensor
+    heard: Tensor
+
+    @property
+    def frames(self) -> Tensor:
+        """Of each sentence, int64 [n]."""
+        return self.durations.sum(1)
+
+
+def _alike(frames: Tensor) -> Iterator[list[int]]:
+    """Sentences of about the same length together, as many as are spoken at once."""
+    some: list[int] = []
+    for at in torch.argsort(frames).tolist():
+        longest = min(_FRAMES_AT_ONCE / (len(some) + 1), _MOST_SILENCE * int(frames[some[0]])) if some else 0
+        if some and int(frames[at]) > longest:
+            yield some
+            some = []
+        some.append(at)
+    if some:
+        yield some
+
+
+@functools.cache
+def kokoro() -> Kokoro:
+    """The model of this process, on a GPU if there is one."""
+    if not torch.cuda.is_available():
+        return Kokoro(KOKORO_FOLDER, torch.device("cpu"))
+    return Kokoro(KOKORO_FOLDER, torch.device("cuda", os.getpid() % torch.cuda.device_count()))
+
+
+def phonemes(text: str, accent: str) -> str:
+    """What Kokoro is to say for ``text``: espeak-ng's phonemes in its signs, between the text's punctuation.
+
+    Args:
+        text: a sentence.
+        accent: of espeak-ng, such as ``es-419``.
+    """
+    parts = []
+    for said, mark in re.findall(r"([^,.;:!?]*)([,.;:!?]*)", text):
+        signs = libraries.espeak().ipa(said, accent, tie="^") if said.strip() else ""
+        for several, single in _SINGLE:
+            signs = signs.replace(several, single)
+        parts.append(signs + mark[:1])
+    return " ".join(part for part in parts if part)
+
+
+def style(language: str, sex: str, styles: dict[str, Tensor], random: Random) -> Tensor:
+    """A style that speaks like a native and sounds like anybody.
+
+    Args:
+        language: ISO 639-1 code.
+        sex: ``f`` or ``m``; of a language without such a speaker, others talk.
+        styles: by speaker.
+        random: who is drawn.
+    """
+    everybody = [name for name in styles if name[1] == sex]
+    foreign = [name for name in everybody if name[0] in _ALPHABETS]
+    natives = [name for name in everybody if name[0] in _LANGUAGES[language]]
+    talks = styles[random.choice(natives or foreign)]
+    sounds = talks
+    if random.random() < 0.7:
+        one, other = styles[random.choice(everybody)], styles[random.choice(everybody)]
+        sounds = torch.lerp(one, other, random.choice((0.0, random.random())))
+        if random.random() < 0.4:
+            talks = torch.lerp(talks, styles[random.choice(foreign)], 0.4)
+    return torch.cat([sounds[:, :_TIMBRE], talks[:, _TIMBRE:]], 1)
+
+
+@dataclass(frozen=True)
+class KokoroVoice:
+    """Women or men; everything else about a speaker is drawn for each batch of sentences."""
+
+    language: str
+    sex: str
+
+    @property
+    def name(self) -> str:
+        """Engine and voice."""
+        return f"kokoro-{self.sex}"
+
+    def speak(self, texts: Sequence[str], random: Random) -> list[Speech | None]:
+        """See :class:`~pipeline.training.voices.Voice`."""
+        engine, accent = kokoro(), random.choice(ACCENTS[self.language])
+        drawn = style(self.language, self.sex, engine.styles, random)
+        spoken = engine.speak(
+            [phonemes(text, accent) for text in texts],
+            drawn,
+            [random.uniform(0.8, 1.3) for _ in texts],
+        )
+        return [None if samples is None else trimmed(samples * 32_767, RATE) for samples in spoken]

@@ -1,0 +1,115 @@
+"""Kokoro: phonemes in its own signs, styles of people that there are not, sentences spoken together."""
+
+from __future__ import annotations
+
+import itertools
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.training import neural
+from pipeline.training.engines import training_voices
+from pipeline.training.text import LANGUAGES
+from tests.pipeline.training.speaking import check, needs
+
+# Of the library's own.
+pytestmark = pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
+
+STYLES = {
+    name: torch.full((4, 256), float(number))
+    for number, name in enumerate(["af_one", "bf_two", "am_one", "ef_one", "em_one", "ff_one", "jf_one"])
+}
+
+
+@pytest.mark.usefixtures("espeak_ng")
+@pytest.mark.parametrize(
+    ("accent", "text", "expected"),
+    [
+        ("es", "Mañana, señor. ¿Sí?", "maɲˈana, seɲˈoɾ. sˈi?"),
+        ("en-us", "The judge's house; I know!", "ðə ʤˈʌʤᵻz hˈWs; I nˈO!"),
+        ("fr", "Oui...", "wˈi."),
+        ("it", "", ""),
+    ],
+)
+def test_phonemes_are_signs_that_kokoro_knows_between_the_punctuation(accent, text, expected):
+    assert neural.phonemes(text, accent) == expected
+
+
+@pytest.mark.usefixtures("espeak_ng")
+def test_a_word_that_espeak_takes_for_another_language_is_said_without_a_remark():
+    assert "(" not in neural.phonemes("El marketing y el software de la web.", "es")
+
+
+def sounds_and_talks(drawn: torch.Tensor) -> tuple[float, float]:
+    """The number of the speaker, or between which two it lies, by half of the style."""
+    assert drawn.shape == (4, 256)
+    halves = drawn[:, :128], drawn[:, 128:]
+    assert all((half == half[0, 0]).all() for half in halves)
+    return halves[0][0, 0].item(), halves[1][0, 0].item()
+
+
+def test_who_speaks_talks_like_a_native_and_may_sound_like_anybody_of_the_same_sex():
+    random = Random(0)
+    drawn = [sounds_and_talks(neural.style("es", "f", STYLES, random)) for _ in range(400)]
+
+    natural = [talks for _, talks in drawn if talks == 3]
+    assert 200 < len(natural) < 380
+    # The others talk a little like a second one of a language in Latin script.
+    assert {round(0.6 * 3 + 0.4 * number, 4) for number in (0, 1, 3, 5)} >= {
+        round(talks, 4) for _, talks in drawn if talks != 3
+    }
+    women = [0, 1, 3, 5, 6]
+    assert {sounds for sounds, _ in drawn} >= {float(number) for number in women}
+    assert len({sounds for sounds, _ in drawn}) > 50
+    assert max(sounds for sounds, _ in drawn) <= 6
+
+
+def test_where_no_native_is_of_that_sex_somebody_foreign_talks():
+    drawn = [sounds_and_talks(neural.style("fr", "m", STYLES, Random(seed))) for seed in range(50)]
+
+    assert all(2 <= talks <= 4 and 2 <= sounds <= 4 for sounds, talks in drawn)
+
+
+@pytest.mark.parametrize("most", [1, 100, 10_000])
+def test_sentences_of_about_the_same_length_are_spoken_together(most, monkeypatch):
+    monkeypatch.setattr(neural, "_FRAMES_AT_ONCE", most)
+    frames = torch.randint(1, 60, (40,), generator=torch.Generator().manual_seed(0))
+    groups = list(neural._alike(frames))
+
+    assert sorted(at for some in groups for at in some) == list(range(40))
+    assert all(len(some) == 1 or len(some) * int(frames[some].max()) <= most for some in groups)
+    lengths = [frames[some].tolist() for some in groups]
+    assert all(max(some) <= 1.2 * min(some) for some in lengths)
+    assert all(max(a) <= min(b) for a, b in itertools.pairwise(lengths))
+
+
+@pytest.mark.usefixtures("espeak_ng")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_voices_speak(language: str):
+    needs("kokoro", language)
+    for _, voices in training_voices(language, ["kokoro"]):
+        for voice in voices:
+            check(voice)
+
+
+@pytest.mark.usefixtures("espeak_ng")
+def test_a_sentence_takes_as_long_in_company_as_alone():
+    needs("kokoro", "es")
+    engine = neural.kokoro()
+    style = engine.styles["ef_dora"]
+    texts = ["No.", "Los niños juegan en el parque todas las tardes.", "Mañana, a las ocho.", ""]
+    sentences = [neural.phonemes(text, "es") for text in texts]
+    together = engine.speak(sentences, style, [1.0, 1.0, 1.3, 1.0])
+
+    assert together[3] is None
+    for sentence, speed, samples in zip(sentences[:3], (1.0, 1.0, 1.3), together, strict=False):
+        (alone,) = engine.speak([sentence], style, [speed])
+        assert len(alone) == len(samples)
+        # The source of its noise is another one each time.
+        spectra = [
+            np.abs(np.fft.rfft(wave[: len(wave) // 512 * 512].reshape(-1, 512))) for wave in (alone, samples)
+        ]
+        loudness = [np.log(spectrum[:, 4:64].sum(1) + 0.1) for spectrum in spectra]
+        assert np.corrcoef(*loudness)[0, 1] > 0.9
