@@ -91,10 +91,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_engines_that_are_not_installed_are_named(text, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(engines, "_loads", lambda library: "espeak" in library)
+    monkeypatch.setattr(engines, "_is_there", lambda part: "espeak" in str(part))
     arguments = ("--text", text, "--speech", tmp_path / "speech", "--out", tmp_path / "out")
 
-    assert "apt-get install libttspico-utils flite" in refusal(capsys, *arguments)
+    assert "missing (docs/training.md): libttspico-utils, flite, festvox-kallpc16k" in refusal(capsys, *arguments)
     assert not (tmp_path / "speech").exists()
 
 
