@@ -94,7 +94,9 @@ def test_engines_that_are_not_installed_are_named(text, tmp_path, capsys, monkey
     monkeypatch.setattr(engines, "_is_there", lambda part: "espeak" in str(part))
     arguments = ("--text", text, "--speech", tmp_path / "speech", "--out", tmp_path / "out")
 
-    assert "missing (docs/training.md): libttspico-utils, flite, festvox-kallpc16k" in refusal(capsys, *arguments)
+    assert "missing (docs/training.md): libttspico-utils, flite, festvox-kallpc16k" in refusal(
+        capsys, *arguments
+    )
     assert not (tmp_path / "speech").exists()
 
 
