@@ -196,7 +196,8 @@ def phonemes(text: str, accent: str) -> str:
         accent: of espeak-ng, such as ``es-419``.
     """
     parts = []
-    for said, mark in re.findall(r"([^,.;:!?]*)([,.;:!?]*)", text):
+    # Not what stands within a number or between letters, which is said.
+    for said, mark in re.findall(r"(.*?)([,.;:!?]+(?!\w)|$)", text):
         signs = libraries.espeak().ipa(said, accent, tie="^") if said.strip() else ""
         for several, single in _SINGLE:
             signs = signs.replace(several, single)

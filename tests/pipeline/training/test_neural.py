@@ -38,6 +38,15 @@ def test_phonemes_are_signs_that_kokoro_knows_between_the_punctuation(accent, te
 
 
 @pytest.mark.usefixtures("espeak_ng")
+@pytest.mark.parametrize(("number", "said"), [("3,5", "koma"), ("8:30", "oʧo")])
+def test_what_stands_within_a_number_is_no_punctuation(number, said):
+    spoken = neural.phonemes(f"Son {number}.", "es")
+
+    assert said in spoken
+    assert not {",", ":"} & set(spoken)
+
+
+@pytest.mark.usefixtures("espeak_ng")
 def test_a_word_that_espeak_takes_for_another_language_is_said_without_a_remark():
     assert "(" not in neural.phonemes("El marketing y el software de la web.", "es")
 
