@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.clock import seconds_of
 from pipeline.config import TextConfig
 from pipeline.gemma.cache import KVCache
 from pipeline.gemma.greedy import Segment
@@ -81,25 +83,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(most)
 
 
-def _seconds(model: Gemma3n, run: Callable[[], object]) -> float:
-    on_gpu = model.language_model.embed_tokens.weight.is_cuda
-    if on_gpu:
-        # What was started before is not to be counted.
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    run()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 @one_thread()
 def step_seconds(
     model: Gemma3n, prompt: Sequence[int], sub_models: Sequence[Widths | None], repeat: int
 ) -> list[float]:
     """Median seconds of a decode step of one sequence in each sub-model, measured in turns."""
     times: list[list[float]] = [[] for _ in sub_models]
-    pool = model.new_pool()
+    pool, device = model.new_pool(), model.language_model.embed_tokens.weight.device
     for turn in range(repeat + 1):
         for widths, taken in zip(sub_models, times, strict=True):
             cache = model.new_cache(pool)
@@ -109,7 +99,7 @@ def step_seconds(
                 for _ in range(STEPS):
                     model.step([Segment(cache, [prompt[-1]], 1, None, widths)])
 
-            seconds = _seconds(model, decode)
+            seconds = seconds_of(decode, device)
             if turn:  # in the first one things are compiled and recorded
                 taken.append(seconds / STEPS)
     return [statistics.median(taken) for taken in times]
@@ -128,7 +118,7 @@ def switch(model: Gemma3n, prompt: Sequence[int], narrow: Widths, other: Widths,
     """
     pair = (None, narrow)
     plain, mixed, prefill = [], [], []
-    pool = model.new_pool()
+    pool, device = model.new_pool(), model.language_model.embed_tokens.weight.device
     for turn in range(repeat + 1):
         cache, again = model.new_cache(pool), model.new_cache(pool)
         model.extend(cache, prompt)
@@ -138,9 +128,9 @@ def switch(model: Gemma3n, prompt: Sequence[int], narrow: Widths, other: Widths,
             for at in range(STEPS):
                 model.step([Segment(cache, [prompt[-1]], 1, None, used[at % len(used)])])
 
-        apart = [_seconds(model, lambda c=cache, w=widths: steps(c, w)) for widths in pair]  # type: ignore[misc]
-        together = _seconds(model, lambda c=again: steps(c, *pair))  # type: ignore[misc]
-        anew = _seconds(model, lambda: model.extend(model.new_cache(pool), prompt, ffn_widths=other))
+        apart = [seconds_of(partial(steps, cache, widths), device) for widths in pair]
+        together = seconds_of(partial(steps, again, *pair), device)
+        anew = seconds_of(lambda: model.extend(model.new_cache(pool), prompt, ffn_widths=other), device)
         if turn:
             plain.append(statistics.mean(apart) / STEPS)
             mixed.append(together / STEPS)

@@ -6,6 +6,7 @@ import gc
 import gzip
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from random import randrange
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.clock import seconds_of
 from pipeline.audio_stream import Piece
 from pipeline.gemma.cache import KVPool
 from pipeline.gemma.greedy import Segment
@@ -135,9 +137,8 @@ def generate_seconds(model: Gemma3n, reference: nn.Module) -> float:
     placeholders = list(range(text.vocab_size_per_layer_input, text.vocab_size))
 
     def generate(count: int) -> float:
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        reference.generate(  # type: ignore[operator]
+        run = partial(
+            reference.generate,  # type: ignore[arg-type]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
@@ -145,8 +146,7 @@ def generate_seconds(model: Gemma3n, reference: nn.Module) -> float:
             min_new_tokens=count,
             max_new_tokens=count,
         )
-        torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return seconds_of(run, ids.device)
 
     generate(2)
     return (generate(1 + STEPS) - generate(1)) / STEPS
@@ -230,14 +230,7 @@ def bytes_per_second() -> float:
 
 
 def _best_seconds(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(6):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return min(seconds_of(run, torch.device("cuda")) for _ in range(6))
 
 
 class ScriptedTranslator:

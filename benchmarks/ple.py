@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.clock import seconds_of
 from pipeline.config import TextConfig
 from pipeline.gemma.cache import BLOCK, KVCache, KVPool, reserve
 from pipeline.gemma.decoder import Decoder
@@ -104,13 +105,9 @@ def medians(
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(repeat + 1):
         for run, taken in zip(runs, times, strict=True):
-            given = next(ids)
-            started = time.perf_counter()
-            run(given)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            took = seconds_of(partial(run, next(ids)), device)
             if turn:  # in the first one things are compiled and recorded
-                taken.append(time.perf_counter() - started)
+                taken.append(took)
     return [statistics.median(taken) for taken in times]
 
 

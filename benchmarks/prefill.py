@@ -29,6 +29,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.clock import seconds_of
 from benchmarks.models import PUBLISHED, bundled, published
 from pipeline.config import FULL, SLIDING
 from pipeline.gemma.ahead import Ahead
@@ -127,20 +128,12 @@ def seconds(runs: Sequence[Callable[[], Tensor]], device: torch.device, repeat: 
         if turn == 1:
             began = time.perf_counter()
         for run, taken in zip(runs, times, strict=True):
-            _synchronize(device)
-            started = time.perf_counter()
-            run()
-            _synchronize(device)
+            took = seconds_of(run, device)
             if turn:
-                taken.append(time.perf_counter() - started)
+                taken.append(took)
         if turn and time.perf_counter() - began > BUDGET:
             break
     return [statistics.median(taken) for taken in times]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def measure(
