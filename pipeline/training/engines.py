@@ -152,7 +152,7 @@ def _foreign(language: str) -> list[Voice]:
 def training_voices(language: str, engines: Collection[str] = ENGINES) -> list[tuple[float, list[Voice]]]:
     """Voices in groups, each with its share of the training material; in a group every voice is as likely.
 
-    Few languages have many recorded speakers among the others, so those of foreign ones read them too
+    But for the neural ones few languages have many recorded speakers, so those of others read them too
     (:mod:`pipeline.training.foreign`), and Italian ones read Spanish, in Italian spelling
     (:mod:`pipeline.training.respell`): a Spanish speaker with an accent.
 

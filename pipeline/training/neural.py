@@ -73,7 +73,6 @@ class Kokoro:
             "hexgrad/Kokoro-82M", str(folder / "config.json"), str(folder / "kokoro-v1_0.pth")
         )
         self._model = model.eval().to(device)
-        self._device = device
         self.signs: dict[str, int] = model.vocab
         self.styles: dict[str, Tensor] = {
             path.stem: torch.load(path, weights_only=True)[:, 0]
@@ -101,14 +100,14 @@ class Kokoro:
         if not spoken:
             return results
         planned = self._plan([ids[at] for at in spoken], style, [speeds[at] for at in spoken])
-        for some in _alike(planned.frames, _FRAMES_AT_ONCE[self._device.type]):
+        for some in _alike(planned.frames, _FRAMES_AT_ONCE[self._model.device.type]):
             for place, samples in zip(some, self._say(planned, some), strict=True):
                 results[spoken[place]] = samples
         return results
 
     def _plan(self, ids: Sequence[Sequence[int]], style: Tensor, speeds: Sequence[float]) -> _Planned:
         """How long each phoneme lasts, and what the rest is computed from."""
-        model, device = self._model, self._device
+        model, device = self._model, self._model.device
         lengths = torch.tensor([len(own) + 2 for own in ids])
         tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
         for row, own in zip(tokens, ids, strict=True):
@@ -129,14 +128,13 @@ class Kokoro:
 
     def _say(self, planned: _Planned, some: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
         """The samples of some of the sentences."""
-        frames = planned.frames[some]
+        model, frames = self._model, planned.frames[some]
         durations, styles = planned.durations[some], planned.styles[some]
         # What is shorter than the longest ends in so much more silence: its last phoneme is none.
         durations[torch.arange(len(some)), planned.lengths[some] - 1] += frames.max() - frames
         ends = durations.cumsum(1)[..., None]
         frame = torch.arange(int(frames.max()))
-        spread = ((frame < ends) & (frame >= ends - durations[..., None])).float().to(self._device)
-        model = self._model
+        spread = ((frame < ends) & (frame >= ends - durations[..., None])).float().to(model.device)
         pitch, loudness = model.predictor.F0Ntrain(planned.rhythm[some] @ spread, styles[:, _TIMBRE:])
         samples = model.decoder(planned.heard[some] @ spread, pitch, loudness, styles[:, :_TIMBRE])
         for own, count in zip(samples[:, 0].float().cpu().numpy(), frames.tolist(), strict=True):
