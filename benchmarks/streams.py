@@ -51,6 +51,7 @@ from pipeline.audio.files import read_audio
 from pipeline.batching import Batch
 from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.gemma.cache import KVPool
+from pipeline.gemma.greedy import Segment
 from pipeline.model import Gemma3n
 from pipeline.speech import SpeechEncoder, SpeechEvent
 from pipeline.translation import SpeechTranslator
@@ -208,11 +209,17 @@ def simulate(
                 gpu.ScriptedTranslator(model, pool) if scripted else SpeechTranslator(model, config, pool),
             )
         )
-    encoders, decoders = Batch(model.ears.encode), Batch(model.step)
+    rounds = steps = stepped = 0
+
+    def step(works: Sequence[Segment | tuple[Segment, ...]]) -> list[Any]:
+        nonlocal steps, stepped
+        steps, stepped = steps + 1, stepped + len(works)
+        return model.step(works)
+
+    encoders, decoders = Batch(model.ears.encode), Batch(step)
     encoding: set[Live] = set()
     decoding: set[Live] = set()
     now = busy = heard_for = slowest = 0.0
-    rounds = steps = stepped = 0
     shapes, room = _shapes(model, pool), pool.nbytes
     while True:
         for live in lives:
@@ -230,7 +237,6 @@ def simulate(
             if live.events and live not in decoding:
                 decoding.add(live)
                 decoders.add(live, live.translator.steps(live.events.popleft()))
-        steps, stepped = steps + (len(decoders) > 0), stepped + len(decoders)
         said = decoders.step()
         took = clock() - started
         now, busy, rounds, slowest = now + took, busy + took, rounds + 1, max(slowest, took)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
+import pickle
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -125,7 +126,9 @@ class Drawing:
     """
 
     def __init__(self, batchers: Sequence[Batcher], seed: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        # Not forked from this one, which uses the device; nor spawned, where each imports torch in its turn.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         self._random = Random(seed)
         self._shares = [bucket.share for bucket in batchers[0].buckets]
         self._asked = self._given = 0
@@ -134,7 +137,12 @@ class Drawing:
         self._ready: multiprocessing.Queue[tuple[int, int, Batch]] = context.Queue()
         self._news = [context.Queue() for _ in batchers]
         self._processes = [
-            context.Process(target=_draw, args=(batcher, news, self._wanted, self._ready), daemon=True)
+            context.Process(
+                target=_draw,
+                # The text takes seconds to unpickle; no process waits for another's.
+                args=(pickle.dumps(batcher), news, self._wanted, self._ready),
+                daemon=True,
+            )
             for batcher, news in zip(batchers, self._news, strict=True)
         ]
         for process in self._processes:
@@ -179,8 +187,9 @@ class Drawing:
         self._asked += 1
 
 
-def _draw(batcher: Batcher, news: Any, wanted: Any, ready: Any) -> None:
+def _draw(pickled: bytes, news: Any, wanted: Any, ready: Any) -> None:
     torch.set_num_threads(1)
+    batcher: Batcher = pickle.loads(pickled)  # noqa: S301 (of this program)
     while True:
         number, index = wanted.get()
         while batcher.chunks == 0 or not news.empty():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ _TIMBRE = 128
 _FRAMES_AT_ONCE = {"cuda": 3_000, "cpu": 0}
 """Frames that are spoken at a time by kind of device, 75 seconds or those of one sentence."""
 _MOST_SILENCE = 1.2
-"""How much longer the longest of the sentences may be that are spoken at a time: they are filled up with
-silence, which counts in norms over time."""
+"""How much longer what a sentence is spoken in may be than the sentence: it is filled up with silence, which
+counts in norms over time."""
 
 _LANGUAGES = {"es": "e", "fr": "f", "it": "i", "pt": "p", "en": "ab"}
 """Letters that names of speakers begin with."""
@@ -100,8 +100,10 @@ class Kokoro:
         if not spoken:
             return results
         planned = self._plan([ids[at] for at in spoken], style, [speeds[at] for at in spoken])
-        for some in _alike(planned.frames, _FRAMES_AT_ONCE[self._model.device.type]):
-            for place, samples in zip(some, self._say(planned, some), strict=True):
+        for some, frames in _alike(planned.frames.tolist(), _FRAMES_AT_ONCE[self._model.device.type]):
+            # A number of rows of its own would take as long to plan for as to compute.
+            rows = some + some[-1:] * (2 ** (len(some) - 1).bit_length() - len(some))
+            for place, samples in zip(some, self._say(planned, rows, frames), strict=False):
                 results[spoken[place]] = samples
         return results
 
@@ -126,14 +128,15 @@ class Kokoro:
         heard = model.text_encoder(tokens, lengths, missing)
         return _Planned(durations, lengths, styles, rhythm.transpose(1, 2), heard)
 
-    def _say(self, planned: _Planned, some: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
-        """The samples of some of the sentences."""
-        model, frames = self._model, planned.frames[some]
-        durations, styles = planned.durations[some], planned.styles[some]
-        # What is shorter than the longest ends in so much more silence: its last phoneme is none.
-        durations[torch.arange(len(some)), planned.lengths[some] - 1] += frames.max() - frames
+    def _say(self, planned: _Planned, some: Sequence[int], most: int) -> Iterator[npt.NDArray[np.float32]]:
+        """The samples of some of the sentences, spoken in ``most`` frames each."""
+        model, styles = self._model, planned.styles[some]
+        durations = planned.durations[some]
+        frames = durations.sum(1)
+        # A shorter sentence ends in so much more silence: its last phoneme is none.
+        durations[torch.arange(len(some)), planned.lengths[some] - 1] += most - frames
         ends = durations.cumsum(1)[..., None]
-        frame = torch.arange(int(frames.max()))
+        frame = torch.arange(most)
         spread = ((frame < ends) & (frame >= ends - durations[..., None])).float().to(model.device)
         pitch, loudness = model.predictor.F0Ntrain(planned.rhythm[some] @ spread, styles[:, _TIMBRE:])
         samples = model.decoder(planned.heard[some] @ spread, pitch, loudness, styles[:, :_TIMBRE])
@@ -165,25 +168,32 @@ class _Planned:
         return self.durations.sum(1)
 
 
-def _alike(frames: Tensor, most: int) -> Iterator[list[int]]:
-    """Sentences of about the same length together, at least one and no more than have ``most`` frames."""
-    some: list[int] = []
-    for at in torch.argsort(frames).tolist():
-        longest = min(most / (len(some) + 1), _MOST_SILENCE * int(frames[some[0]])) if some else 0
-        if some and int(frames[at]) > longest:
-            yield some
-            some = []
-        some.append(at)
-    if some:
-        yield some
+def _alike(frames: Sequence[int], most: int) -> Iterator[tuple[list[int], int]]:
+    """Sentences of about the same length together, and the frames that each is spoken in.
+
+    Lengths are few, powers of :data:`_MOST_SILENCE`: the convolutions plan anew for each.
+
+    Args:
+        frames: of each sentence.
+        most: frames of all that are spoken together; 0 for one at a time, in its own length.
+    """
+    if not most:
+        yield from (([at], own) for at, own in enumerate(frames))
+        return
+    alike: dict[int, list[int]] = {}
+    for at, own in enumerate(frames):
+        length = math.ceil(_MOST_SILENCE ** math.ceil(math.log(own, _MOST_SILENCE)))
+        alike.setdefault(max(length, own), []).append(at)
+    for length, places in alike.items():
+        rows = 2 ** max((most // length).bit_length() - 1, 0)
+        for start in range(0, len(places), rows):
+            yield places[start : start + rows], length
 
 
 @functools.cache
 def kokoro() -> Kokoro:
-    """The model of this process, on a GPU if there is one."""
-    if not torch.cuda.is_available():
-        return Kokoro(KOKORO_FOLDER, torch.device("cpu"))
-    return Kokoro(KOKORO_FOLDER, torch.device("cuda", os.getpid() % torch.cuda.device_count()))
+    """The model of this process, on the current GPU if there is one."""
+    return Kokoro(KOKORO_FOLDER, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def phonemes(text: str, accent: str) -> str:

@@ -13,10 +13,11 @@ import itertools
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,14 +26,18 @@ from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.training.codecs import opus
 from pipeline.training.engines import ENGINES, training_voices
+from pipeline.training.neural import KokoroVoice
 from pipeline.training.text import ENGLISH, Pair, by_language, shares
 from pipeline.training.voices import Speech, Voice
 
 CHUNK = 48
 """Sentences in a chunk."""
+SPEAKING_PROCESSES = 2
+"""For each GPU, of voices that speak on one: while one is at the phonemes, the other uses it."""
 
 Item = tuple[int, str, list[int]]
 """What a chunk is to hold: its index, the language, indices of the sentences."""
@@ -111,6 +116,10 @@ def _passes(indices: Sequence[int], language: str, seed: int) -> Iterator[tuple[
             yield language, order[start : start + CHUNK]
 
 
+def _random(seed: int, item: Item) -> Random:
+    return Random(f"{seed}-{item[0]}")
+
+
 def draw_voice(language: str, random: Random, engines: Collection[str] = ENGINES) -> Voice:
     """A voice for a chunk: first the group by its share, then any voice of it."""
     groups = training_voices(language, engines)
@@ -138,7 +147,7 @@ def speak_chunk(
         OSError: the engine or the voice is not installed.
     """
     index, language, sentences = item
-    random = Random(f"{seed}-{index}")
+    random = _random(seed, item)
     voice = draw_voice(language, random, engines)
     texts = [pairs[i].side(language) for i in sentences]
     spoken = [(i, s) for i, s in zip(sentences, voice.speak(texts, random), strict=True) if s is not None]
@@ -168,10 +177,12 @@ def _coded(speech: Speech, random: Random) -> Speech:
 _pairs: Sequence[Pair] = ()
 
 
-def _receive_pairs(pairs: Sequence[Pair]) -> None:
+def _begin(pairs: bytes, gpu: int | None) -> None:
     # The text goes to each process once, not with every task.
     global _pairs  # noqa: PLW0603
-    _pairs = pairs
+    _pairs = pickle.loads(pairs)  # noqa: S301 (of this program)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
 
 
 def _make(folder: Path, seed: int, engines: Collection[str], coded: float, item: Item) -> None:
@@ -217,7 +228,7 @@ def synthesise(
         pairs: the training text.
         folder: where chunks are and come, from :func:`claim`.
         chunks: how many.
-        processes: how many of them are made at a time.
+        processes: how many of them are made at a time, beside those that GPUs make.
         seed: of the plan, the voices and how they speak.
         engines: whose voices speak.
         coded: share of the sentences that go through Opus.
@@ -225,16 +236,30 @@ def synthesise(
     Raises:
         OSError: an engine or one of its voices is not installed.
     """
-    todo = (
-        item
-        for item in itertools.islice(plan(pairs, seed), chunks)
-        if not chunk_path(folder, item[0]).exists()
-    )
-    # The engines are C libraries with global state and their own threads: one process each, not forked.
-    context = multiprocessing.get_context("spawn")
+    make = partial(_make, folder, seed, engines, coded)
+    gpus = range(torch.cuda.device_count())
+    on_cpu: list[Item] = []
+    neural: list[Item] = []
+    for item in itertools.islice(plan(pairs, seed), chunks):
+        if not chunk_path(folder, item[0]).exists():
+            voice = draw_voice(item[1], _random(seed, item), engines)
+            (neural if gpus and isinstance(voice, KokoroVoice) else on_cpu).append(item)
+    # The engines are C libraries with global state and their own threads: one process each, forked from one
+    # that has not loaded any. Unpickling the text takes seconds, which a process must not wait for to begin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with context.Pool(processes, _receive_pairs, (pairs,)) as pool:
-        for _ in pool.imap_unordered(partial(_make, folder, seed, engines, coded), todo):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    text = pickle.dumps(pairs)
+    with ExitStack() as pools:
+
+        def begin(items: Sequence[Item], count: int, gpu: int | None = None) -> Iterator[None]:
+            pool = pools.enter_context(context.Pool(count, _begin, (text, gpu)))
+            return pool.imap_unordered(make, items)
+
+        made = [begin(on_cpu, processes)]
+        # Not any process, on any GPU: each one more takes its memory and its share of the time of training.
+        made += [begin(neural[gpu :: len(gpus)], SPEAKING_PROCESSES, gpu) for gpu in gpus if neural]
+        for _ in itertools.zip_longest(*made):
             pass
 
 
