@@ -7,13 +7,14 @@ fills up computes something that nobody reads, and writes it into a block of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import SLIDING, TextConfig
@@ -147,19 +148,24 @@ def packed(counts: Sequence[int]) -> list[list[int]]:
         For each pass the places of its sequences in ``counts``, those with most positions first.
     """
     passes: list[list[int]] = []
-    total = 0
+    total = most = 0
     for at in sorted(range(len(counts)), key=lambda at: -counts[at]):
         count = counts[at]
-        if passes:
-            queries = _next(SEQUENCES, len(passes[-1]) + 1) * _next(EACH, counts[passes[-1][0]])
-            if total + count <= MOST_POSITIONS and queries <= MOST_QUERIES:
-                passes[-1].append(at)
-                total += count
-                continue
+        if passes and total + count <= MOST_POSITIONS and len(passes[-1]) < most:
+            passes[-1].append(at)
+            total += count
+            continue
         passes.append([at])
-        total = count
+        total, each = count, _next(EACH, count)
+        # The first has most positions, to which each of the others is filled up.
+        most = MOST_QUERIES // each
+        if most < SEQUENCES[-1]:
+            most = max(sequences for sequences in SEQUENCES if sequences <= most)
     return passes
 
+
+Seen = Mapping[str, Sequence[tuple[int, NDArray[np.int64]]]]
+"""By kind of layers what the new positions of each sequence see, as :meth:`KVCache.blocks` has it."""
 
 Later = Callable[[], list[int]]
 """Waits for the most likely ids behind positions of a sequence, which a device may be computing yet."""
@@ -247,7 +253,12 @@ class FixedPass(Fixed):
         )
 
     def fill(
-        self, caches: Sequence[KVCache], counts: Sequence[int], rows: Tensor, embeddings: Tensor
+        self,
+        caches: Sequence[KVCache],
+        counts: Sequence[int],
+        rows: Tensor,
+        embeddings: Tensor,
+        seen: Seen,
     ) -> None:
         """Put the inputs in place.
 
@@ -256,6 +267,7 @@ class FixedPass(Fixed):
             counts: how many these are in each.
             rows: of the per-layer embedding table, [1, n, layers, ple].
             embeddings: input embeddings with audio merged in, [1, n, hidden].
+            seen: what the new positions see.
         """
         self.clear()
         many, total, each = len(caches), sum(counts), self._shape.each
@@ -273,15 +285,15 @@ class FixedPass(Fixed):
         last[:many] = ends - 1
         # What fills up is another of the last query, so that it sees something.
         positions[total:], together[total:] = positions[total - 1], together[total - 1]
-        for at, kind in zip(range(4, len(self.filled), 3), self._setting.pool.kinds, strict=True):
+        place, offset = np.divmod(positions[:total], BLOCK)
+        for at, lines in zip(range(4, len(self.filled), 3), seen.values(), strict=True):
             write, first, table = self.filled[at : at + 3]
-            write[:total] = np.concatenate(
-                [cache.rows(kind, count) for cache, count in zip(caches, counts, strict=True)]
-            )
+            first[:many] = [begin for begin, _ in lines]
+            blocks = table.reshape(len(first), -1)
+            for row, (_, ids) in zip(blocks, lines, strict=False):
+                row[: len(ids)] = ids
+            write[:total] = blocks[sequence, place - first[sequence] // BLOCK] * BLOCK + offset
             write[total:] = SPARE_ROW
-            for number, (cache, count) in enumerate(zip(caches, counts, strict=True)):
-                first[number], blocks = cache.blocks(kind, count)
-                table.reshape(len(first), -1)[number, : len(blocks)] = blocks
         self._rows[:, :total].copy_(rows)
         self._embeddings[:, :total].copy_(embeddings)
 

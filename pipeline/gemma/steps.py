@@ -10,9 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import SLIDING
@@ -22,6 +20,7 @@ from pipeline.gemma.decoder import Decoder
 from pipeline.gemma.passes import (
     FixedPass,
     Later,
+    Seen,
     Setting,
     Shape,
     blocks_seen,
@@ -96,8 +95,8 @@ class FixedSteps:
             token_ids: ids of text, one for each.
         """
         self._follow_pool()
-        seen = {kind: [cache.blocks(kind, 1) for cache in caches] for kind in self._setting.pool.kinds}
-        step = self._step(len(caches), max(len(ids) for lines in seen.values() for _, ids in lines))
+        seen = self._seen(caches, [1] * len(caches))
+        step = self._step(len(caches), _widest(seen))
         step.fill(caches, token_ids, seen)
         step.run()
         return step.chosen(len(caches))
@@ -120,20 +119,21 @@ class FixedSteps:
             embeddings: input embeddings with audio merged in, [1, n, hidden].
         """
         self._follow_pool()
-        # Full layers see all blocks, if there are such layers.
-        blocks = max(
-            len(cache.blocks(kind, count)[1])
-            for kind in self._setting.pool.kinds
-            for cache, count in zip(caches, counts, strict=True)
-        )
-        shape = Shape.of(counts, keeps, blocks)
+        seen = self._seen(caches, counts)
+        shape = Shape.of(counts, keeps, _widest(seen))
         found = min((known for known in self._passes if known.covers(shape)), key=_cost, default=shape)
         fixed = self._passes.get(found) or FixedPass(self._setting, found)
-        fixed.fill(caches, counts, rows, embeddings)
+        fixed.fill(caches, counts, rows, embeddings, seen)
         fixed.run()
         # Not before: one that memory was too short for would be found again for what is tried instead.
         self._passes[found] = fixed
         return fixed.chosen(counts, keeps)
+
+    def _seen(self, caches: Sequence[KVCache], counts: Sequence[int]) -> Seen:
+        return {
+            kind: [cache.blocks(kind, count) for cache, count in zip(caches, counts, strict=True)]
+            for kind in self._setting.pool.kinds
+        }
 
     def _follow_pool(self) -> None:
         """Forget what was recorded over buffers that the pool no longer has."""
@@ -179,7 +179,7 @@ class _Step(Fixed):
         self,
         caches: Sequence[KVCache],
         token_ids: Sequence[int],
-        seen: dict[str, list[tuple[int, NDArray[np.int64]]]],
+        seen: Seen,
     ) -> None:
         """Put the inputs of a batch in place."""
         self.clear()
@@ -210,6 +210,11 @@ class _Step(Fixed):
             self._rows, embeddings, setting.pool, self._ahead, setting.ffn_widths
         )
         self._chosen.copy_(setting.choose(hidden[0]))
+
+
+def _widest(seen: Seen) -> int:
+    """Blocks of the longest table; full layers see all of a sequence, if there are such layers."""
+    return max(len(ids) for lines in seen.values() for _, ids in lines)
 
 
 def _cost(shape: Shape) -> tuple[int, ...]:
