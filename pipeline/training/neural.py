@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -82,24 +83,29 @@ class Kokoro:
 
     @torch.inference_mode()
     def speak(
-        self, sentences: Sequence[str], style: Tensor, speeds: Sequence[float]
+        self, sentences: Sequence[str], styles: Sequence[Tensor], speeds: Sequence[float]
     ) -> list[npt.NDArray[np.float32] | None]:
-        """Speak sentences, all in one style.
+        """Speak sentences.
 
         Args:
             sentences: in Kokoro's phonemes; what it has no sign for is left out.
-            style: as in :attr:`styles`.
+            styles: of each, as in :attr:`styles`.
             speeds: of each, 1 as it is natural.
 
         Returns:
             Samples of each; None where there is nothing to be said, or more than fits.
         """
         ids = [[self.signs[sign] for sign in sentence if sign in self.signs] for sentence in sentences]
-        spoken = [at for at, own in enumerate(ids) if 0 < len(own) < len(style)]
+        spoken = [at for at, own in enumerate(ids) if 0 < len(own) < len(styles[at])]
         results: list[npt.NDArray[np.float32] | None] = [None] * len(sentences)
         if not spoken:
             return results
-        planned = self._plan([ids[at] for at in spoken], style, [speeds[at] for at in spoken])
+        planned = self._plan(
+            [ids[at] for at in spoken],
+            # Of a style what there is for so many signs.
+            torch.stack([styles[at][len(ids[at]) - 1] for at in spoken]),
+            [speeds[at] for at in spoken],
+        )
         for some, frames in _alike(planned.frames.tolist(), _FRAMES_AT_ONCE[self._model.device.type]):
             # A number of rows of its own would take as long to plan for as to compute.
             rows = some + some[-1:] * (2 ** (len(some) - 1).bit_length() - len(some))
@@ -107,7 +113,7 @@ class Kokoro:
                 results[spoken[place]] = samples
         return results
 
-    def _plan(self, ids: Sequence[Sequence[int]], style: Tensor, speeds: Sequence[float]) -> _Planned:
+    def _plan(self, ids: Sequence[Sequence[int]], styles: Tensor, speeds: Sequence[float]) -> _Planned:
         """How long each phoneme lasts, and what the rest is computed from."""
         model, device = self._model, self._model.device
         lengths = torch.tensor([len(own) + 2 for own in ids])
@@ -115,8 +121,7 @@ class Kokoro:
         for row, own in zip(tokens, ids, strict=True):
             row[1 : len(own) + 1] = torch.tensor(own)
         missing = (torch.arange(tokens.shape[1]) >= lengths[:, None]).to(device)
-        tokens = tokens.to(device)
-        styles = style[lengths - 3].to(device)
+        tokens, styles = tokens.to(device), styles.to(device)
         read = model.bert_encoder(model.bert(tokens, attention_mask=(~missing).int())).transpose(1, 2)
         rhythm = model.predictor.text_encoder(read, styles[:, _TIMBRE:], lengths, missing)
         packed = pack_padded_sequence(rhythm, lengths, batch_first=True, enforce_sorted=False)
@@ -249,11 +254,29 @@ class KokoroVoice:
 
     def speak(self, texts: Sequence[str], random: Random) -> list[Speech | None]:
         """See :class:`~pipeline.training.voices.Voice`."""
-        engine, accent = kokoro(), random.choice(ACCENTS[self.language])
-        drawn = style(self.language, self.sex, engine.styles, random)
-        spoken = engine.speak(
-            [phonemes(text, accent) for text in texts],
-            drawn,
-            [random.uniform(0.8, 1.3) for _ in texts],
-        )
-        return [None if samples is None else trimmed(samples * 32_767, RATE) for samples in spoken]
+        return speak_together([(self, texts, random)])[0]
+
+
+def speak_together(
+    asked: Sequence[tuple[KokoroVoice, Sequence[str], Random]],
+) -> list[list[Speech | None]]:
+    """What each of several voices says, as it would alone; a GPU has too little to do with the texts of one.
+
+    Args:
+        asked: voices, each with its texts and what speaker and pace are drawn from.
+    """
+    engine = kokoro()
+    sentences: list[str] = []
+    styles: list[Tensor] = []
+    speeds: list[float] = []
+    for voice, texts, random in asked:
+        accent = random.choice(ACCENTS[voice.language])
+        drawn = style(voice.language, voice.sex, engine.styles, random)
+        sentences += [phonemes(text, accent) for text in texts]
+        styles += [drawn] * len(texts)
+        speeds += [random.uniform(0.8, 1.3) for _ in texts]
+    said = iter(engine.speak(sentences, styles, speeds))
+    return [
+        [None if own is None else trimmed(own * 32_767, RATE) for own in itertools.islice(said, len(texts))]
+        for _, texts, _ in asked
+    ]

@@ -30,7 +30,7 @@ import torch
 
 from pipeline.training.codecs import opus
 from pipeline.training.engines import ENGINES, training_voices
-from pipeline.training.neural import KokoroVoice
+from pipeline.training.neural import KokoroVoice, speak_together
 from pipeline.training.text import ENGLISH, Pair, by_language, shares
 from pipeline.training.voices import Speech, Voice
 
@@ -38,6 +38,8 @@ CHUNK = 48
 """Sentences in a chunk."""
 SPEAKING_PROCESSES = 2
 """For each GPU, of voices that speak on one: while one is at the phonemes, the other uses it."""
+TOGETHER = 8
+"""Chunks that such a process makes at a time."""
 
 Item = tuple[int, str, list[int]]
 """What a chunk is to hold: its index, the language, indices of the sentences."""
@@ -127,42 +129,50 @@ def draw_voice(language: str, random: Random, engines: Collection[str] = ENGINES
     return random.choice(voices)
 
 
-def speak_chunk(
+def speak_chunks(
     pairs: Sequence[Pair],
     seed: int,
-    item: Item,
+    items: Sequence[Item],
     engines: Collection[str] = ENGINES,
     coded: float = 0.0,
-) -> tuple[int, Chunk]:
-    """Make one chunk of :func:`plan`; sentences that the voice cannot say are left out of it.
+) -> Iterator[tuple[int, Chunk]]:
+    """Make some chunks of :func:`plan`; sentences that the voice cannot say are left out of its chunk.
 
     Args:
         pairs: the training text.
-        seed: of the voice and how it speaks.
-        item: of the plan.
+        seed: of the voices and how they speak.
+        items: of the plan.
         engines: whose voices speak.
         coded: share of the sentences that go through Opus.
 
     Raises:
         OSError: the engine or the voice is not installed.
     """
-    index, language, sentences = item
-    random = _random(seed, item)
-    voice = draw_voice(language, random, engines)
-    texts = [pairs[i].side(language) for i in sentences]
-    spoken = [(i, s) for i, s in zip(sentences, voice.speak(texts, random), strict=True) if s is not None]
-    if coded:
-        spoken = [(i, _coded(s, random) if random.random() < coded else s) for i, s in spoken]
-    ends = [
-        speech.word_ends if len(speech.word_ends) == len(text.split()) else ()
-        for (_, speech), text in zip(spoken, (pairs[i].side(language) for i, _ in spoken), strict=True)
+    randoms = [_random(seed, item) for item in items]
+    voices = [
+        draw_voice(language, random, engines) for (_, language, _), random in zip(items, randoms, strict=True)
     ]
-    return index, Chunk(
+    texts = [[pairs[i].side(language) for i in sentences] for _, language, sentences in items]
+    asked = list(zip(voices, texts, randoms, strict=True))
+    neural = [(voice, own, random) for voice, own, random in asked if isinstance(voice, KokoroVoice)]
+    together = iter(speak_together(neural) if neural else ())
+    for item, (voice, own, random) in zip(items, asked, strict=True):
+        said = next(together) if isinstance(voice, KokoroVoice) else voice.speak(own, random)
+        if coded:
+            said = [_coded(s, random) if s is not None and random.random() < coded else s for s in said]
+        yield item[0], _chunk(item, voice, own, said)
+
+
+def _chunk(item: Item, voice: Voice, texts: Sequence[str], said: Sequence[Speech | None]) -> Chunk:
+    _, language, sentences = item
+    spoken = [(i, text, s) for i, text, s in zip(sentences, texts, said, strict=True) if s is not None]
+    ends = [s.word_ends if len(s.word_ends) == len(text.split()) else () for _, text, s in spoken]
+    return Chunk(
         language,
         voice.name,
-        np.array([i for i, _ in spoken], np.int32),
-        np.array([len(s.pcm) for _, s in spoken], np.int64),
-        np.concatenate([s.pcm for _, s in spoken]) if spoken else np.empty(0, np.int16),
+        np.array([i for i, _, _ in spoken], np.int32),
+        np.array([len(s.pcm) for _, _, s in spoken], np.int64),
+        np.concatenate([s.pcm for _, _, s in spoken]) if spoken else np.empty(0, np.int16),
         np.array([len(e) for e in ends], np.int32),
         np.array([end for e in ends for end in e], np.int32),
     )
@@ -185,9 +195,9 @@ def _begin(pairs: bytes, gpu: int | None) -> None:
         torch.cuda.set_device(gpu)
 
 
-def _make(folder: Path, seed: int, engines: Collection[str], coded: float, item: Item) -> None:
-    index, chunk = speak_chunk(_pairs, seed, item, engines, coded)
-    chunk.save(chunk_path(folder, index))
+def _make(folder: Path, seed: int, engines: Collection[str], coded: float, items: Sequence[Item]) -> None:
+    for index, chunk in speak_chunks(_pairs, seed, items, engines, coded):
+        chunk.save(chunk_path(folder, index))
 
 
 def claim(folder: Path, pairs: Sequence[Pair], seed: int) -> None:
@@ -238,12 +248,16 @@ def synthesise(
     """
     make = partial(_make, folder, seed, engines, coded)
     gpus = range(torch.cuda.device_count())
-    on_cpu: list[Item] = []
+    on_cpu: list[list[Item]] = []
     neural: list[Item] = []
     for item in itertools.islice(plan(pairs, seed), chunks):
         if not chunk_path(folder, item[0]).exists():
             voice = draw_voice(item[1], _random(seed, item), engines)
-            (neural if gpus and isinstance(voice, KokoroVoice) else on_cpu).append(item)
+            if gpus and isinstance(voice, KokoroVoice):
+                neural.append(item)
+            else:
+                on_cpu.append([item])
+    on_gpu = [neural[at : at + TOGETHER] for at in range(0, len(neural), TOGETHER)]
     # The engines are C libraries with global state and their own threads: one process each, forked from one
     # that has not loaded any. Unpickling the text takes seconds, which a process must not wait for to begin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -252,13 +266,13 @@ def synthesise(
     text = pickle.dumps(pairs)
     with ExitStack() as pools:
 
-        def begin(items: Sequence[Item], count: int, gpu: int | None = None) -> Iterator[None]:
+        def begin(tasks: Sequence[list[Item]], count: int, gpu: int | None = None) -> Iterator[None]:
             pool = pools.enter_context(context.Pool(count, _begin, (text, gpu)))
-            return pool.imap_unordered(make, items)
+            return pool.imap_unordered(make, tasks)
 
         made = [begin(on_cpu, processes)]
         # Not any process, on any GPU: each one more takes its memory and its share of the time of training.
-        made += [begin(neural[gpu :: len(gpus)], SPEAKING_PROCESSES, gpu) for gpu in gpus if neural]
+        made += [begin(on_gpu[gpu :: len(gpus)], SPEAKING_PROCESSES, gpu) for gpu in gpus if neural]
         for _ in itertools.zip_longest(*made):
             pass
 

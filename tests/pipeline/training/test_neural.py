@@ -113,11 +113,11 @@ def test_a_sentence_takes_as_long_in_company_as_alone(monkeypatch):
     style = engine.styles["ef_dora"]
     texts = ["No.", "Los niños juegan en el parque todas las tardes.", "Mañana, a las ocho.", ""]
     sentences = [neural.phonemes(text, "es") for text in texts]
-    together = engine.speak(sentences, style, [1.0, 1.0, 1.3, 1.0])
+    together = engine.speak(sentences, [style] * 4, [1.0, 1.0, 1.3, 1.0])
 
     assert together[3] is None
     for sentence, speed, samples in zip(sentences[:3], (1.0, 1.0, 1.3), together, strict=False):
-        (alone,) = engine.speak([sentence], style, [speed])
+        (alone,) = engine.speak([sentence], [style], [speed])
         assert len(alone) == len(samples)
         # The source of its noise is another one each time.
         spectra = [
@@ -125,3 +125,21 @@ def test_a_sentence_takes_as_long_in_company_as_alone(monkeypatch):
         ]
         loudness = [np.log(spectrum[:, 4:64].sum(1) + 0.1) for spectrum in spectra]
         assert np.corrcoef(*loudness)[0, 1] > 0.9
+
+
+@pytest.mark.usefixtures("espeak_ng")
+def test_voices_say_together_what_each_says_alone():
+    needs("kokoro", "es")
+    needs("kokoro", "en")
+    asked = [
+        (neural.KokoroVoice("es", "f"), ["Mañana, a las ocho.", "No."], 1),
+        (neural.KokoroVoice("en", "m"), ["The door is open."], 2),
+        (neural.KokoroVoice("es", "m"), [], 3),
+    ]
+    together = neural.speak_together([(voice, texts, Random(seed)) for voice, texts, seed in asked])
+
+    assert [len(said) for said in together] == [2, 1, 0]
+    for (voice, texts, seed), said in zip(asked, together, strict=True):
+        for own, alone in zip(said, voice.speak(texts, Random(seed)), strict=True):
+            # But for the silence around it, which its noise decides where to begin.
+            assert len(own.pcm) == pytest.approx(len(alone.pcm), abs=1_600)

@@ -26,7 +26,7 @@ from pipeline.training.synthesis import (
     draw_voice,
     in_background,
     plan,
-    speak_chunk,
+    speak_chunks,
     synthesise,
 )
 from pipeline.training.text import Pair
@@ -95,9 +95,9 @@ def test_voices_are_drawn_by_their_shares():
 def test_a_chunk_depends_on_seed_and_number_alone(spanish):
     """Whatever was spoken before; but for the noise of the engine, which goes on."""
     items = [(index, language, some[:4]) for index, language, some in itertools.islice(plan(spanish, 1), 6)]
-    forwards = dict(speak_chunk(spanish, 1, item, ESPEAK) for item in items)
-    backwards = dict(speak_chunk(spanish, 1, item, ESPEAK) for item in reversed(items))
-    other = dict(speak_chunk(spanish, 2, item, ESPEAK) for item in items)
+    forwards = dict(speak_chunks(spanish, 1, items, ESPEAK))
+    backwards = dict(speak_chunks(spanish, 1, items[::-1], ESPEAK))
+    other = dict(speak_chunks(spanish, 2, items, ESPEAK))
 
     for index, chunk in forwards.items():
         again = backwards[index]
@@ -111,7 +111,7 @@ def test_a_chunk_depends_on_seed_and_number_alone(spanish):
 
 @pytest.mark.usefixtures("espeak_ng")
 def test_a_chunk_holds_what_it_says(pairs):
-    _, chunk = speak_chunk(pairs, 1, (7, "en", [3, 1, 4]), ESPEAK)
+    ((_, chunk),) = speak_chunks(pairs, 1, [(7, "en", [3, 1, 4])], ESPEAK)
 
     assert chunk.sentences.tolist() == [3, 1, 4]
     assert chunk.lengths.sum() == len(chunk.pcm)
@@ -124,8 +124,8 @@ def test_a_chunk_holds_what_it_says(pairs):
 def test_a_share_of_the_sentences_goes_through_opus(spanish):
     """With the words, their ends and the lengths that they had."""
     item = (4, "es", list(range(24)))
-    _, plain = speak_chunk(spanish, 1, item, ESPEAK)
-    _, half = speak_chunk(spanish, 1, item, ESPEAK, 0.5)
+    ((_, plain),) = speak_chunks(spanish, 1, [item], ESPEAK)
+    ((_, half),) = speak_chunks(spanish, 1, [item], ESPEAK, 0.5)
 
     np.testing.assert_array_equal(half.sentences, plain.sentences)
     np.testing.assert_allclose(half.lengths, plain.lengths, rtol=0.05)
@@ -150,8 +150,8 @@ class Mumbler:
 
 def test_what_a_voice_cannot_say_is_left_out(pairs, monkeypatch):
     monkeypatch.setattr(synthesis, "draw_voice", lambda *arguments: Mumbler())
-    _, chunk = speak_chunk(pairs, 1, (0, "es", [5, 6, 7, 8]))
-    _, empty = speak_chunk(pairs, 1, (1, "es", [5]))
+    ((_, chunk),) = speak_chunks(pairs, 1, [(0, "es", [5, 6, 7, 8])])
+    ((_, empty),) = speak_chunks(pairs, 1, [(1, "es", [5])])
 
     assert chunk.sentences.tolist() == [6, 8]
     assert chunk.pcm.tolist() == [*range(1, 11)] * 2
