@@ -225,6 +225,32 @@ def lines_of(pool: KVPool, inputs: Sequence[Tensor], sequences: int) -> dict[str
     }
 
 
+def fill_lines(
+    filled: Sequence[NDArray[np.int64]],
+    seen: Seen,
+    sequence: NDArray[np.int64],
+    positions: NDArray[np.int64],
+) -> None:
+    """Put in place what :func:`lines_of` reads.
+
+    Args:
+        filled: for each kind where to write, where what is read begins, and the table, which is zero.
+        seen: what the new positions see.
+        sequence: whose each new position is, [n].
+        positions: which one of it, [n].
+    """
+    place, offset = np.divmod(positions, BLOCK)
+    for (write, first, table), lines in zip(
+        zip(filled[::3], filled[1::3], filled[2::3], strict=True), seen.values(), strict=True
+    ):
+        first[: len(lines)] = [begin for begin, _ in lines]
+        blocks = table.reshape(len(first), -1)
+        for row, (_, ids) in zip(blocks, lines, strict=False):
+            row[: len(ids)] = ids
+        write[: len(positions)] = blocks[sequence, place - first[sequence] // BLOCK] * BLOCK + offset
+        write[len(positions) :] = SPARE_ROW
+
+
 class FixedPass(Fixed):
     """A pass of one shape with its inputs.
 
@@ -285,15 +311,7 @@ class FixedPass(Fixed):
         last[:many] = ends - 1
         # What fills up is another of the last query, so that it sees something.
         positions[total:], together[total:] = positions[total - 1], together[total - 1]
-        place, offset = np.divmod(positions[:total], BLOCK)
-        for at, lines in zip(range(4, len(self.filled), 3), seen.values(), strict=True):
-            write, first, table = self.filled[at : at + 3]
-            first[:many] = [begin for begin, _ in lines]
-            blocks = table.reshape(len(first), -1)
-            for row, (_, ids) in zip(blocks, lines, strict=False):
-                row[: len(ids)] = ids
-            write[:total] = blocks[sequence, place - first[sequence] // BLOCK] * BLOCK + offset
-            write[total:] = SPARE_ROW
+        fill_lines(self.filled[4:], seen, sequence, positions[:total])
         self._rows[:, :total].copy_(rows)
         self._embeddings[:, :total].copy_(embeddings)
 

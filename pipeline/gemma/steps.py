@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from pipeline.gemma.passes import (
     Setting,
     Shape,
     blocks_seen,
+    fill_lines,
     filled_up,
     later,
     lines_of,
@@ -175,26 +177,13 @@ class _Step(Fixed):
         self._ahead = Ahead(self.inputs[1], lines_of(setting.pool, self.inputs[2:], batch), None, None)
         self._ahead.wanted = self._ahead
 
-    def fill(
-        self,
-        caches: Sequence[KVCache],
-        token_ids: Sequence[int],
-        seen: Seen,
-    ) -> None:
+    def fill(self, caches: Sequence[KVCache], token_ids: Sequence[int], seen: Seen) -> None:
         """Put the inputs of a batch in place."""
         self.clear()
         count = len(caches)
         self.filled[0][:count] = token_ids
         self.filled[1][:count] = [cache.length for cache in caches]
-        offsets = self.filled[1][:count] % BLOCK
-        for at, lines in zip(range(2, len(self.filled), 3), seen.values(), strict=True):
-            # The last block that a position sees is the one that it lies in.
-            self.filled[at][:count] = [ids[-1] * BLOCK for _, ids in lines] + offsets
-            self.filled[at][count:] = SPARE_ROW
-            self.filled[at + 1][:count] = [first for first, _ in lines]
-            table = self.filled[at + 2].reshape(len(self.filled[0]), -1)
-            for row, (_, ids) in zip(table, lines, strict=False):
-                row[: len(ids)] = ids
+        fill_lines(self.filled[2:], seen, np.arange(count), self.filled[1][:count])
         padded = torch.from_numpy(self.filled[0])[None]
         self._rows.copy_(self._setting.decoder.embed_tokens_per_layer(padded, self._rows))
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-WEIGHTS = "model.safetensors"
+from pipeline.checkpoint import SINGLE
+
 _SAME = ("config.json", "tokenizer.json")
 
 
@@ -37,13 +38,13 @@ def average(first: Path, second: Path, share: float, out: Path) -> None:
             raise ValueError(f"{first} and {second} differ in {name}: one has to be resumed from the other")
     if out.resolve() in (first.resolve(), second.resolve()):
         raise ValueError(f"{out} is one of the two checkpoints; name another folder")
-    before, after = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
-    shutil.copytree(second, out, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
+    before, after = load_file(first / SINGLE), load_file(second / SINGLE)
+    shutil.copytree(second, out, ignore=shutil.ignore_patterns(SINGLE), dirs_exist_ok=True)
     between = {
         name: torch.lerp(before[name].float(), value.float(), share).to(value.dtype)
         for name, value in after.items()
     }
-    save_file(between, out / WEIGHTS, metadata={"format": "pt"})
+    save_file(between, out / SINGLE, metadata={"format": "pt"})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

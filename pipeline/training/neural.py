@@ -135,9 +135,8 @@ class Kokoro:
 
     def _say(self, planned: _Planned, some: Sequence[int], most: int) -> Iterator[npt.NDArray[np.float32]]:
         """The samples of some of the sentences, spoken in ``most`` frames each."""
-        model, styles = self._model, planned.styles[some]
-        durations = planned.durations[some]
-        frames = durations.sum(1)
+        model, frames = self._model, planned.frames[some]
+        durations, styles = planned.durations[some], planned.styles[some]
         # A shorter sentence ends in so much more silence: its last phoneme is none.
         durations[torch.arange(len(some)), planned.lengths[some] - 1] += most - frames
         ends = durations.cumsum(1)[..., None]

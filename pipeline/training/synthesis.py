@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -122,9 +122,15 @@ def _random(seed: int, item: Item) -> Random:
     return Random(f"{seed}-{item[0]}")
 
 
+@cache
+def _voices(language: str, engines: tuple[str, ...]) -> list[tuple[float, list[Voice]]]:
+    # Hundreds, and there is a draw for every chunk of the plan before the first of them is made.
+    return training_voices(language, engines)
+
+
 def draw_voice(language: str, random: Random, engines: Collection[str] = ENGINES) -> Voice:
     """A voice for a chunk: first the group by its share, then any voice of it."""
-    groups = training_voices(language, engines)
+    groups = _voices(language, tuple(engines))
     voices = random.choices([voices for _, voices in groups], [share for share, _ in groups])[0]
     return random.choice(voices)
 
@@ -252,8 +258,7 @@ def synthesise(
     neural: list[Item] = []
     for item in itertools.islice(plan(pairs, seed), chunks):
         if not chunk_path(folder, item[0]).exists():
-            voice = draw_voice(item[1], _random(seed, item), engines)
-            if gpus and isinstance(voice, KokoroVoice):
+            if gpus and isinstance(draw_voice(item[1], _random(seed, item), engines), KokoroVoice):
                 neural.append(item)
             else:
                 on_cpu.append([item])
