@@ -25,7 +25,7 @@ from pipeline.training.export import export, resume
 from pipeline.training.learner import Learner
 from pipeline.training.recipe import Recipe
 from pipeline.training.replicas import Replicas, joined
-from pipeline.training.synthesis import claim, complete, in_background, synthesise
+from pipeline.training.synthesis import SPEAKING_FIRST, claim, complete, in_background, synthesise, unbroken
 from pipeline.training.text import Pair
 from pipeline.training.train import Budget, summary, train
 
@@ -107,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--coded", type=float, default=0.0, help="share of the sentences to send through Opus"
     )
     parser.add_argument("--chunks", type=int, help="chunks of speech to synthesise at most")
+    parser.add_argument(
+        "--speak-minutes", type=float, help="synthesise for so long first, and nothing while the model trains"
+    )
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) - 3))
     parser.add_argument("--pool-hours", type=float, help="hours of speech to hold in memory at most")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -151,14 +154,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             synthesise,
             pairs,
             options.speech,
-            chunks=recipe.chunks,
             processes=options.processes,
             seed=options.seed,
             engines=recipe.engines,
             coded=recipe.coded,
         )
+        if options.speak_minutes is not None:
+            chunks = replicas.shared(
+                lambda: _speak_first(making_speech, options.speech, recipe.chunks, options.speak_minutes)
+            )
+            if not chunks:
+                parser.error(f"--speak-minutes: in {options.speak_minutes} minutes no speech was made")
+            recipe = replace(recipe, chunks=chunks, first_chunks=min(recipe.first_chunks, chunks))
+        making_speech = partial(making_speech, chunks=recipe.chunks)
         with in_background(making_speech) if replicas.first else nullcontext(_made_elsewhere) as making:
             _train(recipe, pairs, options, replicas=replicas, device=device, making=making)
+
+
+def _speak_first(make: Callable[..., None], folder: Path, chunks: int, minutes: float) -> int:
+    """Let ``make``, a partial :func:`synthesise`, speak; returns how many chunks there are then in a row."""
+    make(chunks=chunks, per_gpu=SPEAKING_FIRST, seconds=minutes * 60)
+    return unbroken(folder, chunks)
 
 
 def _made_elsewhere() -> bool:
@@ -192,7 +208,7 @@ def _train(
     if options.compile:
         # On a GPU graphs take the place of most of it, and a start takes seconds and not minutes.
         (learner.compile_stem if device.type == "cuda" else learner.compile_blocks)()
-    log(f"{len(pairs)} pairs; parameters {summary(learner)}")
+    log(f"{len(pairs)} pairs, {recipe.chunks} chunks of speech at most; parameters {summary(learner)}")
     drawing = DRAWING_PROCESSES if device.type == "cuda" else 1
     together = companions(pairs) if recipe.told else {}
     batchers = [

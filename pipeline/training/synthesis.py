@@ -16,6 +16,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ CHUNK = 48
 """Sentences in a chunk."""
 SPEAKING_PROCESSES = 2
 """For each GPU, of voices that speak on one: while one is at the phonemes, the other uses it."""
+SPEAKING_FIRST = 4
+"""The same before training begins, when nothing else uses the GPU."""
 TOGETHER = 8
 """Chunks that such a process makes at a time."""
 
@@ -201,7 +204,18 @@ def _begin(pairs: bytes, gpu: int | None) -> None:
         torch.cuda.set_device(gpu)
 
 
-def _make(folder: Path, seed: int, engines: Collection[str], coded: float, items: Sequence[Item]) -> None:
+def _make(
+    folder: Path,
+    seed: int,
+    engines: Collection[str],
+    coded: float,
+    items: Sequence[Item],
+    *,
+    until: float,
+) -> None:
+    # What is begun is finished: chunks are begun in their order, and none is to be missing between others.
+    if time.monotonic() >= until:
+        return
     for index, chunk in speak_chunks(_pairs, seed, items, engines, coded):
         chunk.save(chunk_path(folder, index))
 
@@ -223,9 +237,14 @@ def claim(folder: Path, pairs: Sequence[Pair], seed: int) -> None:
         raise ValueError(f"{folder}: speech is there of another text or another seed; name an empty folder")
 
 
+def unbroken(folder: Path, chunks: int) -> int:
+    """How many of the first ``chunks`` chunks are there before one is missing."""
+    return next((index for index in range(chunks) if not chunk_path(folder, index).exists()), chunks)
+
+
 def complete(folder: Path, chunks: int) -> bool:
     """Whether the first ``chunks`` chunks are all there."""
-    return all(chunk_path(folder, index).exists() for index in range(chunks))
+    return unbroken(folder, chunks) == chunks
 
 
 def synthesise(
@@ -237,6 +256,8 @@ def synthesise(
     seed: int,
     engines: Collection[str] = ENGINES,
     coded: float = 0.0,
+    per_gpu: int = SPEAKING_PROCESSES,
+    seconds: float = math.inf,
 ) -> None:
     """Make the first chunks of the plan, those that are there already excepted.
 
@@ -248,11 +269,13 @@ def synthesise(
         seed: of the plan, the voices and how they speak.
         engines: whose voices speak.
         coded: share of the sentences that go through Opus.
+        per_gpu: processes of voices that speak on a GPU, for each.
+        seconds: after so many no chunk is begun any more.
 
     Raises:
         OSError: an engine or one of its voices is not installed.
     """
-    make = partial(_make, folder, seed, engines, coded)
+    make = partial(_make, folder, seed, engines, coded, until=time.monotonic() + seconds)
     gpus = range(torch.cuda.device_count())
     on_cpu: list[list[Item]] = []
     neural: list[Item] = []
@@ -277,7 +300,7 @@ def synthesise(
 
         made = [begin(on_cpu, processes)]
         # Not any process, on any GPU: each one more takes its memory and its share of the time of training.
-        made += [begin(on_gpu[gpu :: len(gpus)], SPEAKING_PROCESSES, gpu) for gpu in gpus if neural]
+        made += [begin(on_gpu[gpu :: len(gpus)], per_gpu, gpu) for gpu in gpus if neural]
         for _ in itertools.zip_longest(*made):
             pass
 

@@ -83,6 +83,25 @@ def test_the_tiny_recipe_makes_a_model_that_runs(text: Path, tmp_path: Path, rec
     assert Gemma3n.from_pretrained(tmp_path / "more").config == model.config
 
 
+@pytest.mark.usefixtures("espeak_ng")
+def test_speech_may_be_made_first_and_none_while_the_model_trains(text: Path, tmp_path: Path, capsys):
+    speech = tmp_path / "speech"
+    common = ("--tiny", "--text", text, "--speech", speech, "--out", tmp_path / "model")
+    common = (*common, "--device", "cpu", "--steps", 1)
+
+    assert "in 0.0 minutes no speech was made" in refusal(capsys, *common, "--speak-minutes", 0)
+    # All that is asked for, or what there is when the time is over: both times less than training waits for.
+    for minutes, chunks in ((10, 2), (0, 5)):
+        more = (*common, "--speak-minutes", minutes, "--chunks", chunks)
+        with torch.random.fork_rng():
+            command.main([*map(str, more)])
+        said = capsys.readouterr().out
+        assert " pairs, 2 chunks of speech at most; " in said
+        assert "\n2 chunks, " in said
+        assert "trained for 1 steps" in said
+    assert [path.name for path in sorted(speech.glob("chunk-*"))] == ["chunk-000000.npz", "chunk-000001.npz"]
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     with pytest.raises(SystemExit) as ended:
         command.main([*map(str, arguments)])

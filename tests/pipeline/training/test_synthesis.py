@@ -28,6 +28,7 @@ from pipeline.training.synthesis import (
     plan,
     speak_chunks,
     synthesise,
+    unbroken,
 )
 from pipeline.training.text import Pair
 from pipeline.training.voices import Speech
@@ -196,6 +197,26 @@ def test_only_missing_chunks_are_made(tmp_path: Path, pairs):
     assert complete(tmp_path, 3)
     assert not complete(tmp_path, 4)
     assert Chunk.load(chunk_path(tmp_path, 2)).language == "es"
+
+
+def test_what_is_there_is_counted_up_to_the_first_gap(tmp_path: Path):
+    for index in (0, 1, 3):
+        chunk_path(tmp_path, index).touch()
+
+    assert [unbroken(tmp_path, chunks) for chunks in (1, 2, 3, 4)] == [1, 2, 2, 2]
+    assert [complete(tmp_path, chunks) for chunks in (1, 2, 3, 4)] == [True, True, False, False]
+
+
+@pytest.mark.usefixtures("espeak_ng")
+def test_no_chunk_is_begun_when_the_time_is_over(tmp_path: Path, pairs):
+    """And those that were begun are finished: one process leaves no gap."""
+    synthesise(pairs, tmp_path, chunks=1_000, processes=1, seed=1, engines=ESPEAK, seconds=0)
+    assert not list(tmp_path.iterdir())
+
+    synthesise(pairs, tmp_path, chunks=1_000, processes=1, seed=1, engines=ESPEAK, seconds=3)
+    made = unbroken(tmp_path, 1_000)
+    assert made < 1_000
+    assert len(list(tmp_path.iterdir())) == made
 
 
 def children_of(pid: int) -> set[int]:
