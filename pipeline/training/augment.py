@@ -23,6 +23,8 @@ FRAME, HOP, FFT, BINS = 512, 160, 1024, 128
 LOW_HZ, HIGH_HZ, PREEMPHASIS, FLOOR = 125.0, 7600.0, 0.97, 1e-5
 UNIFORM_WARPS, WARPS = 17, 64
 """Vocal tracts: those that are longer or shorter as a whole, and all of them."""
+WIDEST = 1.2
+"""Factor by which formants move at most, up or down."""
 
 
 def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device) -> Tensor:
@@ -206,16 +208,16 @@ def warped_filterbanks(device: torch.device) -> Tensor:
 
     Returns:
         Float32 [WARPS, FFT // 2 + 1, BINS]. The first :data:`UNIFORM_WARPS` move all formants by one factor
-        of 1.2 at most, up or down, and the middle one of them is exact; the others move the regions of the
-        first, the second and the higher formants each by a factor of its own.
+        of :data:`WIDEST` at most, up or down, and the middle one of them is exact; the others move the
+        regions of the first, the second and the higher formants each by a factor of its own.
     """
     nyquist = SAMPLE_RATE / 2
     knots = torch.tensor([0.0, 700.0, 1_900.0, 3_400.0, 4_800.0], dtype=torch.float64)
     factors = torch.empty(WARPS, len(knots), dtype=torch.float64)
     middle = UNIFORM_WARPS // 2
-    factors[:UNIFORM_WARPS] = 1.2 ** ((torch.arange(UNIFORM_WARPS).double() - middle) / middle)[:, None]
+    factors[:UNIFORM_WARPS] = WIDEST ** ((torch.arange(UNIFORM_WARPS).double() - middle) / middle)[:, None]
     bent = torch.rand(WARPS - UNIFORM_WARPS, len(knots), dtype=torch.float64, generator=_fixed())
-    factors[UNIFORM_WARPS:] = 1.2 ** (2 * bent - 1)
+    factors[UNIFORM_WARPS:] = WIDEST ** (2 * bent - 1)
     frequency = torch.linspace(0, nyquist, FFT // 2 + 1, dtype=torch.float64)
     mel_points = torch.linspace(_mel(LOW_HZ), _mel(HIGH_HZ), BINS + 2, dtype=torch.float64)
     edges = 700 * (10 ** (mel_points / 2595) - 1)
@@ -230,6 +232,20 @@ def warped_filterbanks(device: torch.device) -> Tensor:
         falling = (edges[2:] - warped[:, None]) / (edges[2:] - edges[1:-1])
         banks.append(torch.minimum(rising, falling).clamp(min=0))
     return torch.stack(banks).float().to(device)
+
+
+def undoing(speed: Tensor) -> Tensor:
+    """Warps that put formants and pitch of resampled speech where they were, as far as uniform ones reach.
+
+    Args:
+        speed: by how much it is faster, [B].
+
+    Returns:
+        Which of the filterbanks, int64 [B]; with them speech differs from what it was in its pace alone.
+    """
+    middle = UNIFORM_WARPS // 2
+    steps = -speed.log() / math.log(WIDEST) * middle
+    return (steps.round().long() + middle).clamp(0, UNIFORM_WARPS - 1)
 
 
 def _fixed() -> torch.Generator:

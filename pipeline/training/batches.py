@@ -236,7 +236,7 @@ class Batcher:
         chunk, language = self._chunks[chunk_index], self._spoken[chunk_index]
         if not chunk:
             return None
-        speed = self._random.uniform(0.82, 1.2) if self._random.random() < 0.8 else 1.0
+        speed = self._random.uniform(0.75, 1.3) if self._random.random() < 0.8 else 1.0
         start = int(self._random.uniform(0.02, 0.45) * SAMPLE_RATE)
         tail = int(self._random.uniform(0.05, 0.7) * SAMPLE_RATE)
         limit = bucket.samples - tail

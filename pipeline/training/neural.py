@@ -2,7 +2,8 @@
 
 It is a StyleTTS 2 (Li et al. 2023, arXiv:2306.07691) with the vocoder of Kaneko et al. 2022
 (arXiv:2203.02395). A style says how somebody sounds and how they talk, each in a half of its own, and what
-lies between two styles is a style too: from a few dozen speakers come as many as are wanted.
+lies between two styles is a style too: from a few dozen speakers come as many as are wanted. Pitch, melody
+and the durations of phonemes are numbers on the way, and vary more among people than among its speakers.
 
 On a GPU sentences are spoken many at a time: one alone takes nearly as long as a dozen. On a CPU one alone is
 faster, for it finds room in the caches.
@@ -16,7 +17,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -42,6 +43,11 @@ _FRAMES_AT_ONCE = {"cuda": 3_000, "cpu": 0}
 _MOST_SILENCE = 1.2
 """How much longer what a sentence is spoken in may be than the sentence: it is filled up with silence, which
 counts in norms over time."""
+
+_VOICED = 10.0
+"""Hertz below which Kokoro takes a frame for voiceless."""
+_PITCHES = 60.0, 500.0
+"""Hertz that voices stay between."""
 
 _LANGUAGES = {"es": "e", "fr": "f", "it": "i", "pt": "p", "en": "ab"}
 """Letters that names of speakers begin with."""
@@ -83,29 +89,23 @@ class Kokoro:
 
     @torch.inference_mode()
     def speak(
-        self, sentences: Sequence[str], styles: Sequence[Tensor], speeds: Sequence[float]
+        self, sentences: Sequence[str], manners: Sequence[Manner]
     ) -> list[npt.NDArray[np.float32] | None]:
         """Speak sentences.
 
         Args:
             sentences: in Kokoro's phonemes; what it has no sign for is left out.
-            styles: of each, as in :attr:`styles`.
-            speeds: of each, 1 as it is natural.
+            manners: of each.
 
         Returns:
             Samples of each; None where there is nothing to be said, or more than fits.
         """
         ids = [[self.signs[sign] for sign in sentence if sign in self.signs] for sentence in sentences]
-        spoken = [at for at, own in enumerate(ids) if 0 < len(own) < len(styles[at])]
+        spoken = [at for at, own in enumerate(ids) if 0 < len(own) < len(manners[at].style)]
         results: list[npt.NDArray[np.float32] | None] = [None] * len(sentences)
         if not spoken:
             return results
-        planned = self._plan(
-            [ids[at] for at in spoken],
-            # Of a style what there is for so many signs.
-            torch.stack([styles[at][len(ids[at]) - 1] for at in spoken]),
-            [speeds[at] for at in spoken],
-        )
+        planned = self._plan([ids[at] for at in spoken], [manners[at] for at in spoken])
         for some, frames in _alike(planned.frames.tolist(), _FRAMES_AT_ONCE[self._model.device.type]):
             # A number of rows of its own would take as long to plan for as to compute.
             rows = some + some[-1:] * (2 ** (len(some) - 1).bit_length() - len(some))
@@ -113,25 +113,28 @@ class Kokoro:
                 results[spoken[place]] = samples
         return results
 
-    def _plan(self, ids: Sequence[Sequence[int]], styles: Tensor, speeds: Sequence[float]) -> _Planned:
+    def _plan(self, ids: Sequence[Sequence[int]], manners: Sequence[Manner]) -> _Planned:
         """How long each phoneme lasts, and what the rest is computed from."""
         model, device = self._model, self._model.device
+        # Of a style what there is for so many signs.
+        styles = torch.stack([manner.style[len(own) - 1] for manner, own in zip(manners, ids, strict=True)])
         lengths = torch.tensor([len(own) + 2 for own in ids])
         tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
-        for row, own in zip(tokens, ids, strict=True):
+        paces = torch.ones(tokens.shape)
+        for row, pace, own, manner in zip(tokens, paces, ids, manners, strict=True):
             row[1 : len(own) + 1] = torch.tensor(own)
+            pace[: len(own) + 2] = manner.paces(len(own) + 2)
         missing = (torch.arange(tokens.shape[1]) >= lengths[:, None]).to(device)
         tokens, styles = tokens.to(device), styles.to(device)
         read = model.bert_encoder(model.bert(tokens, attention_mask=(~missing).int())).transpose(1, 2)
         rhythm = model.predictor.text_encoder(read, styles[:, _TIMBRE:], lengths, missing)
         packed = pack_padded_sequence(rhythm, lengths, batch_first=True, enforce_sorted=False)
         hidden, _ = pad_packed_sequence(model.predictor.lstm(packed)[0], batch_first=True)
-        lasting = model.predictor.duration_proj(hidden).sigmoid().sum(-1) / torch.tensor(
-            speeds, device=device
-        ).unsqueeze(1)
+        lasting = model.predictor.duration_proj(hidden).sigmoid().sum(-1) / paces.to(device)
         durations = lasting.round().clamp(min=1).masked_fill(missing, 0).long().cpu()
         heard = model.text_encoder(tokens, lengths, missing)
-        return _Planned(durations, lengths, styles, rhythm.transpose(1, 2), heard)
+        melody = torch.tensor([(manner.pitch, manner.melody) for manner in manners], device=device)
+        return _Planned(durations, lengths, styles, rhythm.transpose(1, 2), heard, melody)
 
     def _say(self, planned: _Planned, some: Sequence[int], most: int) -> Iterator[npt.NDArray[np.float32]]:
         """The samples of some of the sentences, spoken in ``most`` frames each."""
@@ -143,9 +146,61 @@ class Kokoro:
         frame = torch.arange(most)
         spread = ((frame < ends) & (frame >= ends - durations[..., None])).float().to(model.device)
         pitch, loudness = model.predictor.F0Ntrain(planned.rhythm[some] @ spread, styles[:, _TIMBRE:])
+        pitch = sung(pitch, *planned.melody[some].T[..., None])
         samples = model.decoder(planned.heard[some] @ spread, pitch, loudness, styles[:, :_TIMBRE])
         for own, count in zip(samples[:, 0].float().cpu().numpy(), frames.tolist(), strict=True):
             yield own[: count * _FRAME]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a sentence is spoken.
+
+    Args:
+        style: as in :attr:`Kokoro.styles`.
+        pace: 1 as it is natural.
+        unevenness: standard deviation of the logarithms of phonemes' durations around natural ones.
+        pitch: factor of the voice's frequency.
+        melody: how far the voice rises and falls, 1 as it is natural, 0 for not at all.
+        seed: decides which phonemes last longer.
+    """
+
+    style: Tensor
+    pace: float = 1.0
+    unevenness: float = 0.0
+    pitch: float = 1.0
+    melody: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def drawn(cls, style: Tensor, random: Random) -> Manner:
+        """Of somebody who speaks in a style."""
+        return cls(
+            style,
+            unevenness=random.uniform(0.0, 0.3),
+            pitch=math.exp(random.uniform(-0.22, 0.22)),
+            melody=random.uniform(0.5, 1.7),
+        )
+
+    def paces(self, signs: int) -> Tensor:
+        """Of each phoneme, float32 [signs]."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.pace * torch.exp(self.unevenness * torch.randn(signs, generator=generator))
+
+
+def sung(pitch: Tensor, factor: Tensor, melody: Tensor) -> Tensor:
+    """The frequencies of voices, higher or lower, and with a wider or a narrower melody around their means.
+
+    Args:
+        pitch: in hertz, [n, frames]; voiceless where it is below :data:`_VOICED`.
+        factor: of all frequencies, [n, 1].
+        melody: of their distances from the mean, in octaves, [n, 1].
+    """
+    voiced = pitch > _VOICED
+    octaves = pitch.clamp(min=_VOICED).log2()
+    mean = (octaves * voiced).sum(1, keepdim=True) / voiced.sum(1, keepdim=True).clamp(min=1)
+    changed = factor * torch.exp2(mean + melody * (octaves - mean))
+    return torch.where(voiced, changed.clamp(*_PITCHES), pitch)
 
 
 @dataclass(frozen=True)
@@ -158,6 +213,7 @@ class _Planned:
         styles: [n, style].
         rhythm: what pitch and loudness are computed from, [n, hidden, signs].
         heard: what the sound is computed from, [n, hidden, signs].
+        melody: of each what :func:`sung` takes, [n, 2].
     """
 
     durations: Tensor
@@ -165,6 +221,7 @@ class _Planned:
     styles: Tensor
     rhythm: Tensor
     heard: Tensor
+    melody: Tensor
 
     @property
     def frames(self) -> Tensor:
@@ -262,20 +319,18 @@ def speak_together(
     """What each of several voices says, as it would alone; a GPU has too little to do with the texts of one.
 
     Args:
-        asked: voices, each with its texts and what speaker and pace are drawn from.
+        asked: voices, each with its texts and what speaker and manners are drawn from.
     """
     engine = kokoro()
     sentences: list[str] = []
-    styles: list[Tensor] = []
-    speeds: list[float] = []
+    manners: list[Manner] = []
     for voice, texts, random in asked:
         accent = random.choice(ACCENTS[voice.language])
-        drawn = style(voice.language, voice.sex, engine.styles, random)
+        own = Manner.drawn(style(voice.language, voice.sex, engine.styles, random), random)
         sentences += [phonemes(text, accent) for text in texts]
-        styles += [drawn] * len(texts)
-        speeds += [random.uniform(0.8, 1.3) for _ in texts]
-    said = iter(engine.speak(sentences, styles, speeds))
+        manners += [replace(own, pace=random.uniform(0.75, 1.35), seed=random.getrandbits(32)) for _ in texts]
+    said = iter(engine.speak(sentences, manners))
     return [
-        [None if own is None else trimmed(own * 32_767, RATE) for own in itertools.islice(said, len(texts))]
+        [None if one is None else trimmed(one * 32_767, RATE) for one in itertools.islice(said, len(texts))]
         for _, texts, _ in asked
     ]

@@ -25,9 +25,12 @@ from pipeline.training.learner import DeviceBatch, Learner
 from pipeline.training.muon import Muon
 from pipeline.training.recipe import Recipe
 from pipeline.training.replicas import Replicas
+from pipeline.transfers import array_to_device
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 500
+PACED_SHARE = 0.5
+"""Share of the examples whose formants and pitch stay where they are when their pace changes."""
 COMPILED_SHARE = 0.2
 """Share of all steps from which a bucket is compiled for, where compiling was asked for."""
 
@@ -56,6 +59,10 @@ def heard(pool: Tensor, batch: Batch, bucket: Bucket, banks: Tensor, generator: 
     speech = augment.gather_speech(pool, batch, bucket.samples, pool.device)
     wave = augment.augment(speech, generator)
     warp = torch.randint(augment.WARPS, (len(wave),), generator=generator, device=pool.device)
+    speed = np.ones(len(wave), np.float32)
+    speed[batch.piece_example] = batch.piece_speed
+    paced = torch.rand(len(wave), generator=generator, device=pool.device) < PACED_SHARE
+    warp = torch.where(paced, augment.undoing(array_to_device(speed, pool.device)), warp)
     mel = augment.log_mel(F.pad(wave, (0, 513)), banks, warp)
     return augment.mask_bands(augment.blur_bands(mel, generator), generator)
 

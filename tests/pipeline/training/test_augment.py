@@ -223,6 +223,18 @@ def test_uniform_warps_move_a_tone_up_step_by_step(banks):
         assert abs(int(peaks[warp]) - band(hertz)) <= 1
 
 
+@pytest.mark.parametrize("speed", [1 / 1.2, 0.9, 1.0, 1.15])
+def test_what_only_its_pace_changes_keeps_its_frequencies(banks, speed):
+    warp = augment.undoing(torch.tensor([speed]))
+
+    for hertz in (800, 1_500, 3_000):
+        assert abs(int(peaks_of(hertz * speed, banks, warp)) - band(hertz)) <= 1
+
+
+def test_beyond_the_widest_warp_the_widest_is_taken():
+    assert augment.undoing(torch.tensor([0.5, 1.0, 2.0])).tolist() == [augment.UNIFORM_WARPS - 1, EXACT, 0]
+
+
 def test_other_warps_move_each_region_by_a_factor_of_its_own(banks):
     """None of them by more than 1.2, and what was higher stays higher."""
     tones = (500, 1_300, 2_600, 4_100)

@@ -96,6 +96,31 @@ def test_one_sentence_at_a_time_has_its_own_length():
     assert list(neural._alike([5, 9, 5], 0)) == [([0], 5), ([1], 9), ([2], 5)]
 
 
+def test_a_voice_is_higher_and_rises_further_where_it_is_voiced():
+    pitch = torch.tensor([[0.0, 100.0, 200.0, 0.0, 100.0], [-3.0, 5.0, 0.0, 0.0, 0.0]])
+    factor, melody = torch.tensor([[1.5], [1.5]]), torch.tensor([[2.0], [2.0]])
+
+    # A third of an octave above 100 Hz they stay where they are but for the factor.
+    expected = [[0.0, 1.5 * 100 * 2 ** (-1 / 3), 1.5 * 100 * 2 ** (5 / 3), 0.0, 1.5 * 100 * 2 ** (-1 / 3)]]
+    expected += [[-3.0, 5.0, 0.0, 0.0, 0.0]]
+    torch.testing.assert_close(neural.sung(pitch, factor, melody), torch.tensor(expected))
+    natural = torch.ones(2, 1)
+    torch.testing.assert_close(neural.sung(pitch, natural, natural), pitch)
+    assert neural.sung(pitch, 10 * factor, melody).max() == 500
+
+
+def test_people_speak_in_manners_of_their_own():
+    drawn = [neural.Manner.drawn(STYLES["ef_one"], Random(seed)) for seed in range(50)]
+
+    assert len({(one.pitch, one.melody, one.unevenness) for one in drawn}) == 50
+    assert all(0.8 < one.pitch < 1.25 and 0.5 <= one.melody <= 1.7 for one in drawn)
+    paces = neural.Manner(STYLES["ef_one"], 2.0, unevenness=0.3, seed=5).paces(1000)
+    assert 1.9 < paces.median() < 2.1
+    assert 0.25 < paces.log().std() < 0.35
+    assert torch.equal(paces, neural.Manner(STYLES["ef_one"], 2.0, unevenness=0.3, seed=5).paces(1000))
+    assert torch.equal(neural.Manner(STYLES["ef_one"], 2.0).paces(3), torch.full((3,), 2.0))
+
+
 @pytest.mark.usefixtures("espeak_ng")
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_voices_speak(language: str):
@@ -113,11 +138,14 @@ def test_a_sentence_takes_as_long_in_company_as_alone(monkeypatch):
     style = engine.styles["ef_dora"]
     texts = ["No.", "Los niños juegan en el parque todas las tardes.", "Mañana, a las ocho.", ""]
     sentences = [neural.phonemes(text, "es") for text in texts]
-    together = engine.speak(sentences, [style] * 4, [1.0, 1.0, 1.3, 1.0])
+    natural = neural.Manner(style)
+    uneven = neural.Manner(style, 1.3, unevenness=0.3, pitch=0.8, melody=1.6, seed=3)
+    manners = [natural, natural, uneven, natural]
+    together = engine.speak(sentences, manners)
 
     assert together[3] is None
-    for sentence, speed, samples in zip(sentences[:3], (1.0, 1.0, 1.3), together, strict=False):
-        (alone,) = engine.speak([sentence], [style], [speed])
+    for sentence, manner, samples in zip(sentences[:3], manners, together, strict=False):
+        (alone,) = engine.speak([sentence], [manner])
         assert len(alone) == len(samples)
         # The source of its noise is another one each time.
         spectra = [

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline.training import augment
 from pipeline.training.batches import Batcher, Bucket
 from pipeline.training.learner import DeviceBatch, Learner
 from pipeline.training.muon import Muon
 from pipeline.training.recipe import TINY
 from pipeline.training.train import Budget, heard, optimisers, summary, train
-from tests.pipeline.training.conftest import CPU, some_batch
+from tests.pipeline.training.conftest import CPU, batcher_of, some_batch
 
 SPEECH = TINY.buckets[1]
 
@@ -114,6 +117,28 @@ def test_text_is_not_heard():
     mel = heard(torch.zeros(9), batch, Bucket(0.0, 5, 10, 1.0), torch.zeros(0), generator)
 
     assert mel.shape == (5, 0, 128)
+
+
+def test_half_of_what_is_faster_or_slower_is_so_in_its_pace_alone(built, pairs, chunks):
+    """A tone stays where it is in these, and moves in nearly all others."""
+    tone = 8_000 * np.sin(2 * np.pi * 1_500 / 16_000 * np.arange(len(chunks[0].pcm)))
+    chunk = dataclasses.replace(chunks[0], pcm=tone.astype(np.int16))
+    middles = torch.linspace(augment._mel(125), augment._mel(7_600), augment.BINS + 2)[1:-1]
+    there = int((middles - augment._mel(1_500)).abs().argmin())
+    stayed = changed = 0
+    for seed in range(40):
+        mel, batch = some_batch(batcher_of(built, pairs, seed=seed), chunk, 1)
+        speed = np.ones(len(mel))
+        speed[batch.piece_example] = batch.piece_speed
+        for own, pace, samples in zip(mel, speed, batch.samples, strict=True):
+            # Closer to 1 the one cannot be told from the other; further away no warp reaches.
+            if 0.07 < abs(math.log(pace)) < math.log(augment.WIDEST):
+                peak = int(own[: samples // augment.HOP].mean(0).argmax())
+                stayed += abs(peak - there) <= 1
+                changed += 1
+
+    assert changed > 50
+    assert 0.25 < stayed / changed < 0.75
 
 
 def test_mel_covers_the_soft_tokens_of_its_batch(batcher, chunks, learner):
