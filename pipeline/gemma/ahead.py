@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.gemma.cache import KVCache
+from pipeline.gemma.paged import Tiles
 from pipeline.transfers import array_to_device
 
 
@@ -39,6 +40,7 @@ class Ahead:
         together: the same.
         of: which positions of a larger pass these are, int64 [N]; None if they are such a pass themselves.
         wanted: the positions whose hidden states are wanted; itself if all are, None if none is.
+        tiles: queries that read keys and values in their blocks; None where these are copied for them.
     """
 
     positions: Tensor
@@ -47,6 +49,7 @@ class Ahead:
     together: Tensor | None
     of: Tensor | None = None
     wanted: Ahead | None = None
+    tiles: Tiles | None = None
 
     @classmethod
     def of_sequences(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.config import TextConfig
 from pipeline.gemma.layers import RMSNorm
+from pipeline.gemma.paged import Pages, attend
 
 
 class View(NamedTuple):
@@ -26,6 +27,7 @@ class View(NamedTuple):
         apart: which of N queries is where when they are set apart, int64 [sequences, T], some of them twice
             where a sequence has fewer than others; None if each has the same number, or for whole sequences.
         together: where among these each of the N is, int64 [N]; None if ``apart`` is.
+        pages: where the keys are read that lie in blocks; None where they were copied beside each other.
     """
 
     cos: Tensor
@@ -33,6 +35,7 @@ class View(NamedTuple):
     mask: Tensor | None
     apart: Tensor | None = None
     together: Tensor | None = None
+    pages: Pages | None = None
 
     @classmethod
     def of_whole(
@@ -87,6 +90,18 @@ class View(NamedTuple):
         mask = _mask(queries[:, :, None] - keys[:, None], window, dtype)
         return cls(*_rotation(positions, head_dim, theta, dtype), mask[:, None], apart, together)
 
+    @classmethod
+    def of_pages(cls, pages: Pages, *, head_dim: int, theta: float, dtype: torch.dtype) -> View:
+        """View of the next positions of many sequences whose keys and values are read in their blocks.
+
+        Args:
+            pages: of the queries.
+            head_dim: width of a head.
+            theta: base of RoPE.
+            dtype: of queries and keys.
+        """
+        return cls(*_rotation(pages.positions, head_dim, theta, dtype), None, pages=pages)
+
 
 def _rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
@@ -138,12 +153,17 @@ class Attention(nn.Module):
         Args:
             x: the layer's normed input, [B, T, hidden], or [1, N, hidden] of many sequences.
             view: of its positions.
-            keys: [B or sequences, kv_heads, S, head_dim].
+            keys: [B or sequences, kv_heads, S, head_dim]; with pages as :func:`pipeline.gemma.paged.attend`
+                has them.
             values: the same.
 
         Returns:
             The shape of ``x``.
         """
+        if view.pages is not None:
+            query = self._rotated_queries(x, view.cos, view.sin)
+            read: Tensor = self.o_proj(attend(query, keys, values, view.pages))
+            return read
         many = keys.shape[0] != x.shape[0]
         query = self._queries(x, view, keys.shape[0])
         # The query heads that share a head of keys are taken for further queries of it.

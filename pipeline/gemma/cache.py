@@ -165,6 +165,12 @@ class KVPool:
         own = blocks.buffer[blocks.index[layer]].flatten(0, 1)
         own.index_copy_(0, rows, torch.stack([keys, values], dim=1).nan_to_num_(0.0, 0.0, 0.0))
 
+    def pages(self, layer: int) -> tuple[Tensor, Tensor]:
+        """One layer's keys and values of all blocks, [blocks, BLOCK, kv_heads, head_dim] each; no copies."""
+        blocks = self.kinds[self.config.layer_types[layer]]
+        own = blocks.buffer[blocks.index[layer]]
+        return own[:, :, 0], own[:, :, 1]
+
     def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the blocks of some sequences.
 

@@ -18,6 +18,7 @@ from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.attention import Attention, View
 from pipeline.gemma.cache import BLOCK, KVPool
 from pipeline.gemma.layers import MLP, SQRT_HALF, AltUp, LaurelBlock, RMSNorm, match_magnitude
+from pipeline.gemma.paged import Pages
 from pipeline.gemma.ple import PerLayerEmbedding
 
 Store: TypeAlias = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -137,6 +138,8 @@ class Decoder(nn.Module):
         self.altup_unembed_projections = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in extra)
         # Whether small passes read matrices as int8, which these have been rounded to.
         self.int8 = False
+        # Whether passes in fixed shapes read keys and values in their blocks, by a kernel of their own.
+        self.paged = False
         # Layers whose keys and values others share.
         self._sources = {config.kv_source(layer) for layer in range(config.first_shared_layer, layers)}
 
@@ -228,7 +231,7 @@ class Decoder(nn.Module):
         def store(layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
             lines = ahead.lines[self.config.layer_types[layer]]
             pool.write(layer, lines.write, keys[0].transpose(0, 1), values[0].transpose(0, 1))
-            return pool.read(layer, lines.table)
+            return pool.pages(layer) if ahead.tiles else pool.read(layer, lines.table)
 
         per_layer = self.merge_per_layer(rows, embeddings)
         views = self._views_ahead(ahead, embeddings.dtype)
@@ -239,7 +242,7 @@ class Decoder(nn.Module):
         if wanted is not ahead:
             streams, per_layer = streams[:, :, wanted.of], per_layer[:, :, wanted.of]
             views = self._views_ahead(wanted, embeddings.dtype)
-            for source in kept:
+            for source in () if wanted.tiles else kept:
                 kept[source] = pool.read(source, wanted.lines[self.config.layer_types[source]].table)
         return self._above(streams, per_layer, views, ffn_widths, kept, look=look)
 
@@ -328,6 +331,13 @@ class Decoder(nn.Module):
         }
 
     def _views_ahead(self, ahead: Ahead, dtype: torch.dtype) -> dict[str, View]:
+        if ahead.tiles is not None:
+            views = {}
+            for kind, lines in ahead.lines.items():
+                how = self._geometry(kind)
+                pages = Pages(ahead.tiles, ahead.positions, lines.table, lines.first, how.pop("window"))
+                views[kind] = View.of_pages(pages, **how, dtype=dtype)
+            return views
         return {
             kind: View.of_next(
                 ahead.positions,

@@ -1,8 +1,9 @@
 """Passes of fixed shapes over the next positions of many sequences, any number of each.
 
 The positions of all sequences lie one behind the other and are filled up to one of a few lengths, as are the
-number of sequences, the queries that are set apart for each when it attends, and the block tables. What only
-fills up computes something that nobody reads, and writes it into a block of its own.
+number of sequences and the block tables. When they attend, the queries of each sequence are set apart in a
+rectangle, or go into tiles (:mod:`pipeline.gemma.paged`), which need not be filled up to the longest. What
+only fills up computes something that nobody reads, and writes it into a block of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.config import SLIDING, TextConfig
 from pipeline.gemma.ahead import Ahead, Lines
 from pipeline.gemma.cache import BLOCK, SPARE_ROW, KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
+from pipeline.gemma.paged import Tiles, fill_tiles, most_tiles, queries_of
 from pipeline.graphs import Fixed, Recorder
 from pipeline.transfers import Fetched
 
@@ -45,6 +47,10 @@ ALONE = (4, *TOTAL)
 SMALL = 256
 """Positions below which a pass takes about as long whatever their number: it reads all weights."""
 
+LONG = 256
+"""Positions of one sequence above which it is better off alone than in tiles, which read its keys again and
+again."""
+
 LOGITS_AT_ONCE = 512
 """Positions whose logits are there at the same time, a quarter of a gigabyte of 262,144 words."""
 
@@ -55,7 +61,7 @@ class Shape(NamedTuple):
     Attributes:
         positions: of all sequences.
         sequences: how many.
-        each: most positions of one.
+        each: most positions of one; 0 for tiles, where any number is well.
         wanted: NONE, LAST or ALL.
         blocks: of the longest table.
     """
@@ -67,30 +73,41 @@ class Shape(NamedTuple):
     blocks: int
 
     @classmethod
-    def of(cls, counts: Sequence[int], keeps: Sequence[int], blocks: int) -> Shape:
+    def of(cls, counts: Sequence[int], keeps: Sequence[int], blocks: int, *, tiled: bool = False) -> Shape:
         """The smallest shape for sequences with so many new positions, of which so many are wanted."""
         wanted, blocks = min(max(keeps), ALL), filled_up(blocks, LEAST_TABLE)
         if len(counts) == 1:
             total = _next(ALONE, counts[0])
             return cls(total, 1, total, wanted, blocks)
         sequences, each = _next(SEQUENCES, len(counts)), _next(EACH, max(counts))
+        if tiled:
+            return cls(_next(TOTAL, sum(counts)), sequences, 0, wanted, blocks)
         most = min(sequences * each, MOST_POSITIONS)
         return cls(min(_next(TOTAL, sum(counts)), most), sequences, each, wanted, blocks)
 
     def covers(self, other: Shape) -> bool:
         """Whether a pass of the other shape can be one of this, at a cost that is not out of proportion."""
-        return self.positions <= max(SMALL, 4 * other.positions) and all(
-            own >= its for own, its in zip(self, other, strict=True)
+        return (
+            self.tiled == other.tiled
+            and self.positions <= max(SMALL, 4 * other.positions)
+            and all(own >= its for own, its in zip(self, other, strict=True))
         )
+
+    @property
+    def tiled(self) -> bool:
+        """Whether its queries go into tiles."""
+        return not self.each
 
     @property
     def cost(self) -> tuple[int, int, int]:
         """To be compared: work of the layers, of attention, of reading keys."""
-        return self.positions * (2 + self.wanted), self.sequences * self.each, self.blocks
+        return self.positions * (2 + self.wanted), self.sequences * max(1, self.each), self.blocks
 
     def width(self, kind: str, config: TextConfig) -> int:
         """Blocks in the tables of one kind of layers."""
-        return min(self.blocks, blocks_seen(config, self.each)) if kind == SLIDING else self.blocks
+        if kind == SLIDING and not self.tiled:
+            return min(self.blocks, blocks_seen(config, self.each))
+        return self.blocks
 
 
 def blocks_seen(config: TextConfig, count: int) -> int:
@@ -108,7 +125,7 @@ def filled_up(count: int, least: int) -> int:
     return max(least, 1 << (count - 1).bit_length())
 
 
-def to_prepare(sequences: int, positions: int) -> Iterator[Shape]:
+def to_prepare(sequences: int, positions: int, *, tiled: bool = False) -> Iterator[Shape]:
     """Shapes that cover passes of live speech, from large to small.
 
     Soft tokens and last words come a few at a time, instructions and drafts up to some hundred. What else
@@ -117,10 +134,17 @@ def to_prepare(sequences: int, positions: int) -> Iterator[Shape]:
     Args:
         sequences: most of them in a pass.
         positions: of the longest.
+        tiled: whether those of several sequences have their queries in tiles.
     """
     blocks = filled_up(-(-positions // BLOCK), LEAST_TABLE)
     for count in reversed(SEQUENCES[: SEQUENCES.index(_next(SEQUENCES, min(sequences, SEQUENCES[-1]))) + 1]):
         fewer = max((step for step in SEQUENCES if step < count), default=0)
+        if tiled and count > 1:
+            for total in reversed(TOTAL):
+                if SMALL <= total <= max(SMALL, filled_up(count * min(positions, LONG), 1)):
+                    yield Shape(total, count, 0, ALL, blocks)
+            yield Shape(SMALL, count, 0, NONE, blocks)
+            continue
         for each, less in ((256, 64), (64, 16), (16, 4), (4, 0)):
             if count * each > MOST_QUERIES or less >= positions:
                 continue
@@ -138,11 +162,12 @@ def to_prepare(sequences: int, positions: int) -> Iterator[Shape]:
                     yield Shape(full, count, each, ALL, blocks)
 
 
-def packed(counts: Sequence[int]) -> list[list[int]]:
+def packed(counts: Sequence[int], *, tiled: bool = False) -> list[list[int]]:
     """Which of many sequences go into one pass, by the number of their new positions.
 
     Args:
         counts: at most MOST_POSITIONS each.
+        tiled: whether a pass over several has its queries in tiles.
 
     Returns:
         For each pass the places of its sequences in ``counts``, those with most positions first.
@@ -156,9 +181,12 @@ def packed(counts: Sequence[int]) -> list[list[int]]:
             total += count
             continue
         passes.append([at])
-        total, each = count, _next(EACH, count)
+        total = count
+        if tiled:
+            most = 1 if count > LONG else SEQUENCES[-1]
+            continue
         # The first has most positions, to which each of the others is filled up.
-        most = MOST_QUERIES // each
+        most = MOST_QUERIES // _next(EACH, count)
         if most < SEQUENCES[-1]:
             most = max(sequences for sequences in SEQUENCES if sequences <= most)
     return passes
@@ -261,16 +289,21 @@ class FixedPass(Fixed):
 
     def __init__(self, setting: Setting, shape: Shape) -> None:
         config, weight = setting.decoder.config, setting.decoder.embed_tokens.weight
-        total, sequences, each = shape.positions, shape.sequences, shape.each
-        # Positions, which of them are set apart where and are together again, the last of each sequence; and
-        # for each kind of layers where to write, where what is read begins, and the table.
-        sizes = [total, sequences * each, total, sequences]
+        total, sequences = shape.positions, shape.sequences
+        self._queries = queries_of(config.num_attention_heads, config.num_key_value_heads)
+        tiles = most_tiles(total, sequences, self._queries)
+        # Positions, the last of each sequence; tiles, or which positions are set apart where and are together
+        # again; and for each kind of layers where to write, where what is read begins, and the table.
+        set_apart = [tiles] * 3 if shape.tiled else [sequences * shape.each, total]
+        sizes = [total, sequences, *set_apart]
         for kind in setting.pool.kinds:
             sizes += [total, sequences, sequences * shape.width(kind, config)]
         super().__init__(setting.recorder, sizes)
-        for write in self.filled[4::3]:
+        self._apart, self._lines = slice(2, 2 + len(set_apart)), slice(2 + len(set_apart), None)
+        for write in self.filled[self._lines][::3]:
             write[:] = SPARE_ROW
         self._setting, self._shape = setting, shape
+        self._one_each = Tiles.of_one_each(sequences, weight.device) if shape.tiled else None
         layers, width = config.num_hidden_layers, config.hidden_size_per_layer_input
         self._embeddings = weight.new_zeros((1, total, config.hidden_size))
         self._rows = weight.new_zeros((1, total, layers, width))
@@ -297,21 +330,26 @@ class FixedPass(Fixed):
         """
         self.clear()
         many, total, each = len(caches), sum(counts), self._shape.each
-        positions, apart, together, last = self.filled[:4]
+        positions, last = self.filled[:2]
         ends = np.cumsum(counts)
         begins = ends - counts
         sequence = np.repeat(np.arange(many), counts)
         within = np.arange(total) - begins[sequence]
         positions[:total] = np.array([cache.length for cache in caches])[sequence] + within
-        # Where a sequence has fewer queries than others, its last one stands in again.
-        apart.reshape(-1, each)[:many] = begins[:, None] + np.minimum(
-            np.arange(each), np.array(counts)[:, None] - 1
-        )
-        together[:total] = sequence * each + within
         last[:many] = ends - 1
         # What fills up is another of the last query, so that it sees something.
-        positions[total:], together[total:] = positions[total - 1], together[total - 1]
-        fill_lines(self.filled[4:], seen, sequence, positions[:total])
+        positions[total:] = positions[total - 1]
+        if self._shape.tiled:
+            fill_tiles(self.filled[self._apart], counts, self._queries)
+        else:
+            apart, together = self.filled[self._apart]
+            # Where a sequence has fewer queries than others, its last one stands in again.
+            apart.reshape(-1, each)[:many] = begins[:, None] + np.minimum(
+                np.arange(each), np.array(counts)[:, None] - 1
+            )
+            together[:total] = sequence * each + within
+            together[total:] = together[total - 1]
+        fill_lines(self.filled[self._lines], seen, sequence, positions[:total])
         self._rows[:, :total].copy_(rows)
         self._embeddings[:, :total].copy_(embeddings)
 
@@ -325,15 +363,18 @@ class FixedPass(Fixed):
     def compute(self) -> None:
         """See :class:`~pipeline.graphs.Fixed`."""
         setting, shape = self._setting, self._shape
-        positions, apart, together, last = self.inputs[:4]
-        lines = lines_of(setting.pool, self.inputs[4:], shape.sequences)
+        positions, last = self.inputs[:2]
+        lines = lines_of(setting.pool, self.inputs[self._lines], shape.sequences)
         ahead = Ahead(positions, lines, None, None)
-        if shape.sequences > 1:
+        if shape.tiled:
+            ahead.tiles = Tiles(*self.inputs[self._apart])
+        elif shape.sequences > 1:
+            apart, together = self.inputs[self._apart]
             ahead.apart, ahead.together = apart.view(-1, shape.each), together
         if shape.wanted == ALL or not setting.skip:
             ahead.wanted = ahead
         elif shape.wanted == LAST:
-            ahead.wanted = Ahead(positions[last], lines, None, None, last)
+            ahead.wanted = Ahead(positions[last], lines, None, None, last, tiles=self._one_each)
         hidden = setting.decoder.next_hidden(
             self._rows, self._embeddings, setting.pool, ahead, setting.ffn_widths
         )[0]

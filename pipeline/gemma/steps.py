@@ -18,6 +18,7 @@ from pipeline.config import SLIDING
 from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.cache import BLOCK, SPARE_ROW, KVCache, KVPool
 from pipeline.gemma.decoder import Decoder
+from pipeline.gemma.paged import Tiles
 from pipeline.gemma.passes import (
     FixedPass,
     Later,
@@ -80,7 +81,7 @@ class FixedSteps:
         self._follow_pool()
         widest = filled_up(-(-positions // BLOCK), LEAST_BLOCKS)
         # From large to small, so that what a small one needs finds room where a large one was.
-        for shape in to_prepare(sequences, positions):
+        for shape in to_prepare(sequences, positions, tiled=self._setting.decoder.paged):
             if shape not in self._passes:
                 fixed = FixedPass(self._setting, shape)
                 fixed.run()
@@ -122,7 +123,7 @@ class FixedSteps:
         """
         self._follow_pool()
         seen = self._seen(caches, counts)
-        shape = Shape.of(counts, keeps, _widest(seen))
+        shape = Shape.of(counts, keeps, _widest(seen), tiled=self._setting.decoder.paged)
         found = min((known for known in self._passes if known.covers(shape)), key=_cost, default=shape)
         fixed = self._passes.get(found) or FixedPass(self._setting, found)
         fixed.fill(caches, counts, rows, embeddings, seen)
@@ -176,6 +177,8 @@ class _Step(Fixed):
         self._chosen = torch.zeros(batch, dtype=torch.int64, device=weight.device)
         self._ahead = Ahead(self.inputs[1], lines_of(setting.pool, self.inputs[2:], batch), None, None)
         self._ahead.wanted = self._ahead
+        if setting.decoder.paged:
+            self._ahead.tiles = Tiles.of_one_each(batch, weight.device)
 
     def fill(self, caches: Sequence[KVCache], token_ids: Sequence[int], seen: Seen) -> None:
         """Put the inputs of a batch in place."""

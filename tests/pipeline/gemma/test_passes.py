@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import torch
 from hypothesis import given
@@ -13,9 +14,11 @@ from pipeline.gemma.cache import BLOCK, KVCache, KVPool
 from pipeline.gemma.passes import (
     ALL,
     LAST,
+    LONG,
     MOST_POSITIONS,
     MOST_QUERIES,
     NONE,
+    SEQUENCES,
     SMALL,
     Shape,
     blocks_seen,
@@ -28,19 +31,36 @@ COUNTS = st.lists(
 )
 
 
-@given(COUNTS, st.integers(1, 600), st.randoms(use_true_random=False))
-def test_a_shape_has_room_for_what_it_is_made_for(counts, blocks, rng):
+@given(COUNTS, st.integers(1, 600), st.booleans(), st.randoms(use_true_random=False))
+def test_a_shape_has_room_for_what_it_is_made_for(counts, blocks, tiled, rng):
     keeps = [rng.choice([0, 1, count]) for count in counts]
-    for part in packed(counts):
+    for part in packed(counts, tiled=tiled):
         own, kept = [counts[at] for at in part], [keeps[at] for at in part]
-        shape = Shape.of(own, kept, blocks)
+        shape = Shape.of(own, kept, blocks, tiled=tiled)
 
         assert shape.positions >= sum(own)
         assert shape.sequences >= len(own)
-        assert shape.each >= max(own)
+        assert shape.tiled == (tiled and len(own) > 1)
+        assert shape.tiled or shape.each >= max(own)
         assert shape.blocks >= blocks
         assert shape.wanted == (NONE if not any(kept) else LAST if max(kept) == 1 else ALL)
         assert shape.covers(shape)
+
+
+@given(COUNTS)
+def test_tiles_take_all_that_fits_into_a_pass(counts):
+    """But for the longest, which are alone."""
+    passes = packed(counts, tiled=True)
+
+    assert sorted(at for part in passes for at in part) == list(range(len(counts)))
+    for part in passes:
+        own = [counts[at] for at in part]
+        assert sum(own) <= MOST_POSITIONS
+        assert len(own) == 1 or (len(own) <= SEQUENCES[-1] and max(own) <= LONG)
+    shared = [part for part in passes if counts[part[0]] <= LONG]
+    for part, behind in pairwise(shared):
+        room = MOST_POSITIONS - sum(counts[at] for at in part)
+        assert len(part) == SEQUENCES[-1] or counts[behind[0]] > room
 
 
 @given(COUNTS)
@@ -61,19 +81,19 @@ def test_drafts_take_steps_along():
     assert packed([]) == []
 
 
-@given(st.integers(1, 520), st.integers(1, 700), st.randoms(use_true_random=False))
-def test_what_is_prepared_covers_live_speech(sequences, positions, rng):
+@given(st.integers(1, 520), st.integers(1, 700), st.booleans(), st.randoms(use_true_random=False))
+def test_what_is_prepared_covers_live_speech(sequences, positions, tiled, rng):
     """Passes of up to so many sequences with up to 256 new positions each, in a bounded number of shapes."""
-    prepared = list(to_prepare(sequences, positions))
+    prepared = list(to_prepare(sequences, positions, tiled=tiled))
     assert len(set(prepared)) == len(prepared) <= 40
     for _ in range(5):
         most = rng.choice([3, 16, 60, 256])
         count = rng.randint(1, sequences)
         counts = [rng.randint(1, min(most, positions)) for _ in range(count)]
         longest = rng.randint(1, -(-positions // BLOCK))
-        for part in packed(counts):
+        for part in packed(counts, tiled=tiled):
             own = [counts[at] for at in part]
-            shape = Shape.of(own, [rng.choice([0, 1, some]) for some in own], longest)
+            shape = Shape.of(own, [rng.choice([0, 1, some]) for some in own], longest, tiled=tiled)
             assert any(known.covers(shape) for known in prepared), shape
 
 
@@ -85,6 +105,7 @@ def test_a_shape_covers_smaller_ones_but_not_at_any_cost():
     assert not large.covers(Shape(1024, 8, 256, ALL, 32))
     assert not large._replace(wanted=LAST).covers(Shape(1024, 64, 64, ALL, 64))
     assert Shape(SMALL, 64, 16, ALL, 32).covers(Shape(16, 1, 16, NONE, 32))
+    assert not large.covers(Shape(1024, 64, 0, ALL, 64))  # whose queries go into tiles
 
 
 def test_tables_of_sliding_layers_hold_what_their_window_can_reach():

@@ -53,10 +53,12 @@ def agree(got, logits):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("paged", [False, True])
 @torch.inference_mode()
-def test_steps_are_those_of_the_plain_pass(decoder, rng, device):
+def test_steps_are_those_of_the_plain_pass(decoder, rng, device, paged):
     """With sequences that come, go, branch and outgrow their tables and their pool."""
     decoder.to(device)
+    decoder.paged = paged
     choices = decoder.config.vocab_size_per_layer_input - 3
     pool = KVPool(decoder.config, torch.float32, torch.device(device))
     steps = FixedSteps(decoder, pool, choices)
@@ -81,10 +83,12 @@ def test_steps_are_those_of_the_plain_pass(decoder, rng, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("paged", [False, True])
 @torch.inference_mode()
-def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip):
+def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip, paged):
     """Any number of positions of each sequence, any number of them wanted, steps in between."""
     decoder.to(device)
+    decoder.paged = paged
     choices = decoder.config.vocab_size_per_layer_input - 3
     pool, other = pools(decoder, device)
     steps = FixedSteps(decoder, pool, choices, skip=skip)
@@ -123,10 +127,12 @@ def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("paged", [False, True])
 @torch.inference_mode()
-def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device):
+def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device, paged):
     """Not through what fills up a pass, nor the block that it is written to, nor one that is taken again."""
     decoder.to(device)
+    decoder.paged = paged
     choices = decoder.config.vocab_size_per_layer_input
     pool, other = pools(decoder, device)
     steps = FixedSteps(decoder, pool, choices)
@@ -158,10 +164,12 @@ def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("paged", [False, True])
 @torch.inference_mode()
-def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypatch):
+def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypatch, paged):
     """Any number of sequences up to the one told, at any length up to the one told."""
     decoder.to(device)
+    decoder.paged = paged
     sequences, positions = rng.randint(1, 6), rng.randint(1, 300)
     pool = KVPool(decoder.config, torch.float32, torch.device(device), sequences * (positions + 16))
     steps = FixedSteps(decoder, pool, 10)
@@ -180,7 +188,7 @@ def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypa
     del caches, cache
     for _ in range(5):
         counts = [rng.randint(1, min(256, positions)) for _ in range(rng.randint(1, sequences))]
-        for part in packed(counts):
+        for part in packed(counts, tiled=paged):
             caches = [KVCache(pool, positions) for _ in part]
             own = [counts[at] for at in part]
             reserve(caches, own)
