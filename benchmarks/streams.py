@@ -22,7 +22,9 @@ steps are measured before that too. With ``--paged`` keys and values are read in
 gate finds them in the same speech, each of their soft tokens brings as many tokens of text as the held-out
 sentences have for the time that speaking them takes, and of the last hypothesis all but a few tokens are
 found to be right. What the gate lets through and its log-mel frames are prepared before the clock starts, for
-hundreds of streams take several cores for that; ``front_end_ms`` is what a stream takes of one.
+hundreds of streams take several cores for that; ``front_end_ms`` is what a stream takes of one. Time is that
+of the clock on the wall (:mod:`benchmarks.beside`): encoder and decoder work beside each other on the GPU, as
+a service's workers do.
 
 Prints tables and, as its last line, one JSON object: ``streams_per_core``, ``p95_final_s`` (at that number)
 and ``runs``; with ``--device cuda`` ``streams`` in place of the first, ``decode_vs_transformers``,
@@ -45,7 +47,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import gpu
+from benchmarks import beside, gpu
 from benchmarks.listening import Heard, Replayed, front_end_ms, listen
 from benchmarks.models import NANO, published
 from pipeline.audio.files import read_audio
@@ -91,12 +93,12 @@ class Run:
         utterances: final translations, of all streams.
         p50_final_s: median seconds from the end of speech to the final translation.
         p95_final_s: 95th percentile of the same.
-        busy: part of the time in which the core worked.
+        busy: part of the time in which the core worked; on a GPU encoder or decoder, whichever did so longer.
         work_ms: milliseconds of work for one second of audio of one stream.
         batch: mean number of streams in a decoder step.
         encoding: part of the time in which the encoder worked, and what is before it.
         decoding: part of the time in which the decoder worked.
-        rounds: of both, for one second of audio.
+        rounds: of both, on a GPU of the decoder, for one second of audio.
         longest_s: seconds of the longest of them, in which all streams stand still.
         unprepared: shapes of steps and passes that were recorded in the midst, or anew; 0 on a CPU.
         front_end_ms: milliseconds of a core for the gate and the log-mel frames of one second of audio, where
@@ -180,36 +182,27 @@ def _heard(model: Gemma3n, count: int, seconds: float) -> list[Heard]:
     return [listen(model, *talk, PIECE) for talk in _talks(count, seconds, TALKS)]
 
 
-def simulate(
-    model: Gemma3n, count: int, seconds: float, pool: KVPool | None = None, *, scripted: bool = False
-) -> Run:
+def simulate(model: Gemma3n, count: int, seconds: float) -> Run:
     """Run ``count`` streams of ``seconds`` each by a virtual clock.
 
     Args:
         model: what they share.
         count: how many.
         seconds: of audio in each.
-        pool: for their caches; None for one of their own.
-        scripted: whether the length of texts is given, for a model without words, and what the gate lets
-            through is prepared beforehand.
     """
-    # What others do on the machine is not counted on the CPU; a GPU is waited for, which takes no time there.
-    on_cpu = model.language_model.embed_tokens.weight.device.type == "cpu"
-    clock = time.process_time if on_cpu else time.perf_counter
+    # What others do on the machine is not counted.
+    clock = time.process_time
     random = np.random.default_rng(count)
-    pool, lives = pool or model.new_pool(count * POSITIONS), []
-    talks = _talks(min(count, TALKS) if scripted else count, seconds, TALKS if scripted else count)
-    known = _heard(model, len(talks), seconds) if scripted else []
-    for number in range(count):
-        config, audio = talks[number % len(talks)]
-        lives.append(
-            Live(
-                audio,
-                float(random.uniform(0, PIECE / SAMPLE_RATE)),
-                Replayed(model, known[number % len(talks)]) if scripted else SpeechEncoder(model, config),
-                gpu.ScriptedTranslator(model, pool) if scripted else SpeechTranslator(model, config, pool),
-            )
+    pool = model.new_pool(count * POSITIONS)
+    lives = [
+        Live(
+            audio,
+            float(random.uniform(0, PIECE / SAMPLE_RATE)),
+            SpeechEncoder(model, config),
+            SpeechTranslator(model, config, pool),
         )
+        for config, audio in _talks(count, seconds, count)
+    ]
     rounds = steps = stepped = 0
 
     def step(works: Sequence[Segment | tuple[Segment, ...]]) -> list[Any]:
@@ -221,7 +214,6 @@ def simulate(
     encoding: set[Live] = set()
     decoding: set[Live] = set()
     now = busy = heard_for = slowest = 0.0
-    shapes, room = _shapes(model, pool), pool.nbytes
     while True:
         for live in lives:
             live.arrive(now)
@@ -232,7 +224,7 @@ def simulate(
                 encoders.add(live, live.encoder.steps(live.pieces.popleft()))
         for live, heard in encoders.step():
             encoding.remove(live)
-            live.events += _sound(heard)
+            live.events += beside.sound(heard)
         heard_for += clock() - started
         for live in lives:
             if live.events and live not in decoding:
@@ -243,7 +235,7 @@ def simulate(
         now, busy, rounds, slowest = now + took, busy + took, rounds + 1, max(slowest, took)
         for live, events in said:
             decoding.remove(live)
-            live.note(_sound(events), now)
+            live.note(beside.sound(events), now)
         if not (encoding or decoding or any(live.pieces or live.events for live in lives)):
             now = max(now, min(live.next_arrival for live in lives))
             if now == float("inf"):
@@ -264,9 +256,51 @@ def simulate(
         decoding=(busy - heard_for) / longest,
         rounds=rounds / longest,
         longest_s=slowest,
+        unprepared=0,
+    )
+
+
+def observe(model: Gemma3n, count: int, seconds: float, pool: KVPool) -> Run:
+    """Run ``count`` streams of ``seconds`` each by the clock on the wall, with texts of given lengths.
+
+    Args:
+        model: what they share; its words mean nothing.
+        count: how many.
+        seconds: of audio in each.
+        pool: for their caches.
+    """
+    random = np.random.default_rng(count)
+    talks = _talks(min(count, TALKS), seconds, TALKS)
+    known = _heard(model, len(talks), seconds)
+    shapes, room = _shapes(model, pool), pool.nbytes
+    lives = [
+        Live(
+            talks[number % len(talks)][1],
+            float(random.uniform(0, PIECE / SAMPLE_RATE)),
+            Replayed(model, known[number % len(talks)]),
+            gpu.ScriptedTranslator(model, pool),
+        )
+        for number in range(count)
+    ]
+    worked = beside.run(model, lives)
+    latencies = [latency for live in lives for latency in live.latencies]
+    p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (float("inf"),) * 2
+    longest = seconds + PIECE / SAMPLE_RATE
+    return Run(
+        count,
+        len(latencies),
+        float(p50),
+        float(p95),
+        max(worked.encoding_s, worked.decoding_s) / longest,
+        1e3 * (worked.encoding_s + worked.decoding_s) / (count * longest),
+        worked.segments / max(1, worked.rounds),
+        encoding=worked.encoding_s / longest,
+        decoding=worked.decoding_s / longest,
+        rounds=worked.rounds / longest,
+        longest_s=worked.longest_s,
         # Where the pool has grown, all of them were recorded anew.
         unprepared=_shapes(model, pool) - (shapes if pool.nbytes == room else 0),
-        front_end_ms=front_end_ms(known, round(seconds * SAMPLE_RATE)) if known else None,
+        front_end_ms=front_end_ms(known, round(seconds * SAMPLE_RATE)),
     )
 
 
@@ -275,12 +309,6 @@ def _shapes(model: Gemma3n, pool: KVPool) -> int:
     encoder = model.ears.encoder.fixed
     passes = sum(steps.shapes for steps in pool.steps.values())
     return passes + (encoder.shapes if encoder else 0)
-
-
-def _sound(result: list[SpeechEvent] | list[Event] | Exception) -> list[Event]:
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def carried(simulate: Callable[[int, float], Run], counts: Sequence[int], seconds: float) -> list[Run]:
@@ -338,11 +366,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         del reference
         result |= gpu.memory(model)
     scripted = options.device == "cuda"
-    # One pool for all runs: a stream finds the decode steps recorded, as in a service that has been started.
-    pool = model.new_pool(counts[-1] * POSITIONS)
-    model.prepare(pool, counts[-1], gpu.LONGEST)
-    model.ears.prepare(counts[-1])
-    runs = carried(partial(simulate, model, pool=pool, scripted=scripted), counts, options.seconds)
+    measure = partial(simulate, model)
+    if scripted:
+        # One pool for all runs: a stream finds its steps recorded, as in a service that has been started.
+        pool = model.new_pool(counts[-1] * POSITIONS)
+        model.prepare(pool, counts[-1], gpu.LONGEST)
+        model.ears.prepare(counts[-1])
+        measure = partial(observe, model, pool=pool)
+    runs = carried(measure, counts, options.seconds)
     good = [run for run in runs if run.p95_final_s <= LIMIT]
     result["streams" if scripted else "streams_per_core"] = good[-1].streams if good else 0
     result |= {"p95_final_s": (good or runs)[-1].p95_final_s, "runs": [asdict(run) for run in runs]}
