@@ -25,6 +25,8 @@ UNIFORM_WARPS, WARPS = 17, 64
 """Vocal tracts: those that are longer or shorter as a whole, and all of them."""
 WIDEST = 1.2
 """Factor by which formants move at most, up or down."""
+BENDS, MOST_BENT = 3, 0.5
+"""Waves in which pace comes and goes, and by how much of itself it changes at most."""
 
 
 def gather_speech(pool: Tensor, batch: Batch, samples: int, device: torch.device) -> Tensor:
@@ -272,6 +274,32 @@ def log_mel(wave: Tensor, filterbanks: Tensor, warp: Tensor) -> Tensor:
     magnitude = torch.fft.rfft(emphasised * window, FFT).abs()
     mel: Tensor = (magnitude @ filterbanks[warp]).clamp(min=FLOOR).log()
     return mel
+
+
+def bend_time(mel: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the examples are faster here and slower there, at the same pitch, as nobody synthesised speaks.
+
+    What SpecAugment's time warping does at one place (Park et al. 2019) is done all along.
+
+    Args:
+        mel: [B, frames, bins].
+        generator: of every random choice, on the device of ``mel``.
+    """
+    count, frames, _ = mel.shape
+    dice = _Dice(generator, count, mel.device)
+    seconds = torch.arange(frames, device=mel.device) * (HOP / SAMPLE_RATE)
+    moved = torch.zeros(count, frames, device=mel.device)
+    for _ in range(BENDS):
+        speed = 2 * math.pi * dice.uniform(0.5, 2.0)
+        change = dice.uniform(0, MOST_BENT / BENDS)
+        # Its derivative is how much faster or slower it is. Slower waves would move the ends too far.
+        moved = moved + change / speed * torch.sin(speed * seconds + dice.uniform(0, 2 * math.pi))
+    moved = torch.where(dice.some(0.5), moved, 0.0)
+    at = (torch.arange(frames, device=mel.device) + moved * (SAMPLE_RATE / HOP)).clamp(0, frames - 1)
+    left = at.long().clamp(max=max(0, frames - 2))
+    fraction = (at - left).unsqueeze(-1)
+    row = torch.arange(count, device=mel.device)[:, None]
+    return torch.lerp(mel[row, left], mel[row, (left + 1).clamp(max=frames - 1)], fraction)
 
 
 def blur_bands(mel: Tensor, generator: torch.Generator) -> Tensor:

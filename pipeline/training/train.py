@@ -64,6 +64,7 @@ def heard(pool: Tensor, batch: Batch, bucket: Bucket, banks: Tensor, generator: 
     paced = torch.rand(len(wave), generator=generator, device=pool.device) < PACED_SHARE
     warp = torch.where(paced, augment.undoing(array_to_device(speed, pool.device)), warp)
     mel = augment.log_mel(F.pad(wave, (0, 513)), banks, warp)
+    mel = augment.bend_time(mel, generator)
     return augment.mask_bands(augment.blur_bands(mel, generator), generator)
 
 

@@ -303,3 +303,27 @@ def test_companding_is_finer_where_it_is_quiet():
     assert 0.005 < errors[0] < 0.02
     assert errors[1] < errors[0] / 30
     torch.testing.assert_close(augment.companded(-loud), -augment.companded(loud))
+
+
+def test_half_of_the_examples_are_faster_here_and_slower_there():
+    """But nothing is moved far, none of it changes places, and what stands still stays as it is."""
+    ramp = torch.arange(400.0)[None, :, None].expand(200, -1, 4)
+    bent = augment.bend_time(ramp, torch.Generator().manual_seed(0))
+    moved = bent[..., 0] - ramp[..., 0]
+
+    assert (bent == bent[..., :1]).all()
+    paces = bent[:, :, 0].diff(dim=1)
+    assert paces.min() >= 0
+    # At the ends, where nothing more comes, the last frame stands.
+    assert paces.max() <= 1 + augment.MOST_BENT + 1e-3
+    assert 70 < (moved.abs().amax(1) > 0.01).sum() < 130
+    assert 3 < moved.abs().max() < 16
+    still = torch.full((3, 50, 2), 0.7)
+    torch.testing.assert_close(augment.bend_time(still, torch.Generator().manual_seed(1)), still)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2])
+def test_there_may_be_next_to_nothing_to_bend(frames):
+    mel = torch.randn(3, frames, 2)
+
+    assert augment.bend_time(mel, torch.Generator().manual_seed(0)).shape == mel.shape
