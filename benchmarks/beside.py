@@ -52,6 +52,7 @@ class _Stage:
         worked: what it took so far.
         news: whether the decoder has something to look at.
         over: whether nothing more will be encoded.
+        failed: whether the decoder has ended before that.
     """
 
     lives: Sequence[Live]
@@ -59,6 +60,7 @@ class _Stage:
     worked: Worked = field(default_factory=Worked)
     news: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
+    failed: threading.Event = field(default_factory=threading.Event)
 
     def now(self) -> float:
         """Seconds since the beginning."""
@@ -72,10 +74,17 @@ def run(model: Gemma3n, lives: Sequence[Live]) -> Worked:
         model: encodes and decodes.
         lives: the streams; when finals came is noted in them.
     """
+    if torch.cuda.is_available():
+        # What was prepared on the one stream is used on the other.
+        torch.cuda.synchronize()
     stage = _Stage(lives)
     with ThreadPoolExecutor(1) as beside:
         encoded = beside.submit(_encode, model, stage)
-        _decode(model, stage)
+        try:
+            _decode(model, stage)
+        except BaseException:
+            stage.failed.set()
+            raise
         encoded.result()
     return stage.worked
 
@@ -93,7 +102,7 @@ def _encode(model: Gemma3n, stage: _Stage) -> None:
 def _keep_encoding(model: Gemma3n, stage: _Stage) -> None:
     batch: Batch[Live, Any, Any, Any] = Batch(model.ears.encode)
     encoding: set[Live] = set()
-    while True:
+    while not stage.failed.is_set():
         for live in stage.lives:
             live.arrive(stage.now())
         begun = time.perf_counter()
@@ -124,9 +133,9 @@ def _decode(model: Gemma3n, stage: _Stage) -> None:
     batch: Batch[Live, Any, Any, Any] = Batch(step)
     decoding: set[Live] = set()
     while True:
-        # Asked first: what was encoded before the end is there to be seen.
-        over = stage.over.is_set()
+        # In this order, and both before looking: what comes after that is news again.
         stage.news.clear()
+        over = stage.over.is_set()
         begun = time.perf_counter()
         for live in stage.lives:
             if live.events and live not in decoding:

@@ -8,11 +8,15 @@ directly.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+_recording = threading.Lock()
+"""Of a process's threads one may record at a time."""
 
 
 class Recorder:
@@ -29,6 +33,9 @@ class Recorder:
         self._memory: Any = None
         # Where they run before they are recorded.
         self._aside: Any = torch.cuda.Stream(device) if self.on_gpu else None  # type: ignore[no-untyped-call]
+        # And where they are: what libraries compute in belongs to the stream, and with one for all recorders
+        # the graphs of two threads would compute in the same memory at the same time.
+        self._recorded: Any = torch.cuda.Stream(device) if self.on_gpu else None  # type: ignore[no-untyped-call]
 
     def begin_anew(self) -> None:
         """Take other memory: what all graphs have left cannot be recorded into again."""
@@ -36,6 +43,10 @@ class Recorder:
 
     def record(self, fixed: Fixed) -> torch.cuda.CUDAGraph:
         """The graph of what is computed."""
+        with _recording:
+            return self._record(fixed)
+
+    def _record(self, fixed: Fixed) -> torch.cuda.CUDAGraph:
         # Before, on a stream of its own, as recording wants it: libraries allocate in their first run.
         self._aside.wait_stream(torch.cuda.current_stream())
         try:
@@ -46,7 +57,9 @@ class Recorder:
             torch.cuda.current_stream().wait_stream(self._aside)
         graph = torch.cuda.CUDAGraph()
         # Other threads may be using the device for something else meanwhile.
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        with torch.cuda.graph(
+            graph, pool=self._memory, stream=self._recorded, capture_error_mode="thread_local"
+        ):
             fixed.compute()
         return graph
 

@@ -11,7 +11,11 @@ from pipeline.gemma.cache import BLOCK
 from pipeline.gemma.paged import Pages, queries_of
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    # They are cut from one array, where they stand now on this boundary and now on that one.
+    do_not_specialize=["blocks"],
+    do_not_specialize_on_alignment=["line", "start", "queries", "positions", "table", "first"],
+)
 def _attend(  # type: ignore[no-untyped-def] # noqa: PLR0917 (there are no others)
     query,
     keys,
@@ -57,7 +61,7 @@ def _attend(  # type: ignore[no-untyped-def] # noqa: PLR0917 (there are no other
     began = tl.load(first + own)
     # Keys are counted from the first that the table has.
     end = tl.load(positions + begin + many - 1) - began + 1
-    low = tl.zeros_like(end)
+    low = end * 0
     if WINDOW > 0:
         low = tl.maximum(tl.load(positions + begin) - WINDOW + 1 - began, 0)
     highest = tl.full([ROWS], float("-inf"), tl.float32)
@@ -121,9 +125,11 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tensor:
         WIDTH=width,
         ROWS=max(16, rows),
         COLUMNS=max(16, triton.next_power_of_2(width)),
-        KEYS=64 if query.dtype.itemsize < 4 else 32,
+        KEYS=32,
         BLOCK=BLOCK,
         # Numbers of 32 bits are asked for where results are compared.
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+        # With more of them fewer programs find room on a multiprocessor.
+        num_stages=2,
     )
     return out
