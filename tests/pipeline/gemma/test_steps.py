@@ -82,8 +82,7 @@ def test_steps_are_those_of_the_plain_pass(decoder, rng, device, paged):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("skip", [True, False])
-@pytest.mark.parametrize("paged", [False, True])
+@pytest.mark.parametrize(("skip", "paged"), [(True, False), (False, False), (True, True)])
 @torch.inference_mode()
 def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip, paged):
     """Any number of positions of each sequence, any number of them wanted, steps in between."""

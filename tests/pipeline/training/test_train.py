@@ -126,7 +126,7 @@ def test_half_of_what_is_faster_or_slower_is_so_in_its_pace_alone(built, pairs, 
     middles = torch.linspace(augment._mel(125), augment._mel(7_600), augment.BINS + 2)[1:-1]
     there = int((middles - augment._mel(1_500)).abs().argmin())
     stayed = changed = 0
-    for seed in range(40):
+    for seed in range(24):
         mel, batch = some_batch(batcher_of(built, pairs, seed=seed), chunk, 1)
         speed = np.ones(len(mel))
         speed[batch.piece_example] = batch.piece_speed
@@ -137,7 +137,7 @@ def test_half_of_what_is_faster_or_slower_is_so_in_its_pace_alone(built, pairs, 
                 stayed += abs(peak - there) <= 1
                 changed += 1
 
-    assert changed > 50
+    assert changed > 25
     assert 0.25 < stayed / changed < 0.75
 
 
