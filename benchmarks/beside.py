@@ -12,15 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.batching import Batch
+from benchmarks.lives import Live, Stage
 from pipeline.model import Gemma3n
-
-if TYPE_CHECKING:
-    from benchmarks.streams import Live
 
 
 @dataclass
@@ -43,7 +39,7 @@ class Worked:
 
 
 @dataclass
-class _Stage:
+class _Shared:
     """What both threads know.
 
     Attributes:
@@ -77,84 +73,61 @@ def run(model: Gemma3n, lives: Sequence[Live]) -> Worked:
     if torch.cuda.is_available():
         # What was prepared on the one stream is used on the other.
         torch.cuda.synchronize()
-    stage = _Stage(lives)
+    shared = _Shared(lives)
     with ThreadPoolExecutor(1) as beside:
-        encoded = beside.submit(_encode, model, stage)
+        encoded = beside.submit(_encode, model, shared)
         try:
-            _decode(model, stage)
+            _decode(model, shared)
         except BaseException:
-            stage.failed.set()
+            shared.failed.set()
             raise
         encoded.result()
-    return stage.worked
+    return shared.worked
 
 
-def _encode(model: Gemma3n, stage: _Stage) -> None:
+def _encode(model: Gemma3n, shared: _Shared) -> None:
     try:
         # On a GPU its kernels are to find room beside those of the decoder, and not to wait for them.
         with torch.cuda.stream(torch.cuda.Stream()) if torch.cuda.is_available() else nullcontext():  # type: ignore[no-untyped-call]
-            _keep_encoding(model, stage)
+            _keep_encoding(model, shared)
     finally:
-        stage.over.set()
-        stage.news.set()
+        shared.over.set()
+        shared.news.set()
 
 
-def _keep_encoding(model: Gemma3n, stage: _Stage) -> None:
-    batch: Batch[Live, Any, Any, Any] = Batch(model.ears.encode)
-    encoding: set[Live] = set()
-    while not stage.failed.is_set():
-        for live in stage.lives:
-            live.arrive(stage.now())
+def _keep_encoding(model: Gemma3n, shared: _Shared) -> None:
+    encoders = Stage.encoding(model.ears.encode)
+    while not shared.failed.is_set():
+        for live in shared.lives:
+            live.arrive(shared.now())
         begun = time.perf_counter()
-        for live in stage.lives:
-            if live.pieces and live not in encoding:
-                encoding.add(live)
-                batch.add(live, live.encoder.steps(live.pieces.popleft()))
-        for live, heard in batch.step():
-            encoding.remove(live)
-            live.events += sound(heard)
-            stage.news.set()
-        stage.worked.encoding_s += time.perf_counter() - begun
-        if not (encoding or any(live.pieces for live in stage.lives)):
-            arrival = min(live.next_arrival for live in stage.lives)
+        for live, heard in encoders.round(shared.lives):
+            live.events += heard
+            shared.news.set()
+        shared.worked.encoding_s += time.perf_counter() - begun
+        if not (encoders.busy or any(live.pieces for live in shared.lives)):
+            arrival = min(live.next_arrival for live in shared.lives)
             if arrival == float("inf"):
                 return
             # Until somebody has said more.
-            time.sleep(max(0.0, arrival - stage.now()))
+            time.sleep(max(0.0, arrival - shared.now()))
 
 
-def _decode(model: Gemma3n, stage: _Stage) -> None:
-    worked = stage.worked
-
-    def step(works: Sequence[Any]) -> list[Any]:
-        worked.rounds, worked.segments = worked.rounds + 1, worked.segments + len(works)
-        return model.step(works)
-
-    batch: Batch[Live, Any, Any, Any] = Batch(step)
-    decoding: set[Live] = set()
+def _decode(model: Gemma3n, shared: _Shared) -> None:
+    worked, decoders = shared.worked, Stage.decoding(model.step)
     while True:
         # In this order, and both before looking: what comes after that is news again.
-        stage.news.clear()
-        over = stage.over.is_set()
+        shared.news.clear()
+        over = shared.over.is_set()
         begun = time.perf_counter()
-        for live in stage.lives:
-            if live.events and live not in decoding:
-                decoding.add(live)
-                batch.add(live, live.translator.steps(live.events.popleft()))
-        if not decoding:
+        said = decoders.round(shared.lives)
+        if not (said or decoders.busy):
             if over:
-                return
-            stage.news.wait()
+                break
+            shared.news.wait()
             continue
-        for live, events in batch.step():
-            decoding.remove(live)
-            live.note(sound(events), stage.now())
+        for live, events in said:
+            live.note(events, shared.now())
         took = time.perf_counter() - begun
         worked.decoding_s, worked.longest_s = worked.decoding_s + took, max(worked.longest_s, took)
-
-
-def sound(result: Any) -> Any:
-    """A result, or the error that came instead, raised."""
-    if isinstance(result, Exception):
-        raise result
-    return result
+    worked.rounds, worked.segments = decoders.passes, decoders.works

@@ -115,14 +115,14 @@ def step_seconds(model: Gemma3n, batch: int) -> float:
     pool = model.new_pool(batch * (CONTEXT + 2 * STEPS))
     caches = [model.new_cache(pool, CONTEXT + 2 * STEPS) for _ in range(batch)]
     first = [Segment(cache, _ids(model, CONTEXT), 1) for cache in caches]
-    ids = [answer[0] for answer in map(_sound, model.step(first))]
+    ids = [answer[0] for answer in map(sound, model.step(first))]
     for timed in (False, True):  # shapes are recorded when they come first
         forks = [cache.fork() for cache in caches]
         torch.cuda.synchronize()
         started = time.perf_counter()
         for _ in range(STEPS):
             answers = model.step([Segment(fork, [token], 1) for fork, token in zip(forks, ids, strict=True)])
-            ids = [_sound(answer)[0] for answer in answers]
+            ids = [sound(answer)[0] for answer in answers]
         torch.cuda.synchronize()
         if timed:
             return (time.perf_counter() - started) / STEPS
@@ -163,16 +163,16 @@ def ingest_seconds(model: Gemma3n) -> float:
     pool = model.new_pool(BATCH * (CONTEXT + 64))
     caches = [model.new_cache(pool, CONTEXT + 64) for _ in range(BATCH)]
     for answer in model.step([Segment(cache, _ids(model, CONTEXT), 0) for cache in caches]):
-        _sound(answer)
+        sound(answer)
 
     def take_in(frames: int) -> None:
         mel = random.normal(size=(frames, bins)).astype(np.float32)
-        tokens = [_sound(heard) for heard in model.ears.encode([Piece(state, mel) for state in states])]
+        tokens = [sound(heard) for heard in model.ears.encode([Piece(state, mel) for state in states])]
         soft = model.config.audio_token_id
         for answer in model.step(
             [Segment(c, [soft] * len(t), 0, t) for c, t in zip(caches, tokens, strict=True)]
         ):
-            _sound(answer)
+            sound(answer)
 
     for frames in (first, stride, stride, stride, stride):
         take_in(frames)
@@ -322,7 +322,8 @@ def _ids(model: Gemma3n, count: int) -> list[int]:
     return [randrange(10, model.config.text.vocab_size_per_layer_input) for _ in range(count)]
 
 
-def _sound(answer: Any) -> Any:
+def sound(answer: Any) -> Any:
+    """An answer or a result, or the error that came instead, raised."""
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -36,9 +36,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -49,16 +48,14 @@ from numpy.typing import NDArray
 
 from benchmarks import beside, gpu
 from benchmarks.listening import Heard, Replayed, front_end_ms, listen
+from benchmarks.lives import PIECE, Live, Stage
 from benchmarks.models import NANO, published
 from pipeline.audio.files import read_audio
-from pipeline.batching import Batch
 from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.gemma.cache import KVPool
-from pipeline.gemma.greedy import Segment
 from pipeline.model import Gemma3n
-from pipeline.speech import SpeechEncoder, SpeechEvent
+from pipeline.speech import SpeechEncoder
 from pipeline.translation import SpeechTranslator
-from pipeline.wire.events import Event, Translation
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,9 +64,6 @@ RECORDINGS = {
     "en": ("tests/data/speech-en.flac",),
 }
 """Speech by its language."""
-
-PIECE = 2_560
-"""Samples of one message of a client."""
 
 SPEECH = 0.6
 """Part of the time in which somebody speaks."""
@@ -118,38 +112,6 @@ class Run:
     longest_s: float
     unprepared: int
     front_end_ms: float | None = None
-
-
-@dataclass(eq=False)
-class Live:
-    """One live stream and the work that waits in it."""
-
-    audio: NDArray[np.float32]
-    begin: float
-    encoder: SpeechEncoder | Replayed
-    translator: SpeechTranslator | gpu.ScriptedTranslator
-    sent: int = 0
-    pieces: deque[bytes] = field(default_factory=deque)
-    events: deque[SpeechEvent] = field(default_factory=deque)
-    latencies: list[float] = field(default_factory=list)
-
-    @property
-    def next_arrival(self) -> float:
-        """When the next piece has been spoken; never, if none is left."""
-        left = self.sent < len(self.audio)
-        return self.begin + (self.sent + PIECE) / SAMPLE_RATE if left else float("inf")
-
-    def arrive(self, now: float) -> None:
-        """Take in what has been spoken by now."""
-        while self.next_arrival <= now:
-            self.pieces.append(self.audio[self.sent : self.sent + PIECE].astype("<f4").tobytes())
-            self.sent += PIECE
-
-    def note(self, events: Sequence[Event], now: float) -> None:
-        """Note when finals came."""
-        for event in events:
-            if isinstance(event, Translation) and event.final:
-                self.latencies.append(now - self.begin - event.end)
 
 
 def speech(language: str, seconds: float, random: np.random.Generator) -> NDArray[np.float32]:
@@ -203,55 +165,32 @@ def simulate(model: Gemma3n, count: int, seconds: float) -> Run:
         )
         for config, audio in _talks(count, seconds, count)
     ]
-    rounds = steps = stepped = 0
-
-    def step(works: Sequence[Segment | tuple[Segment, ...]]) -> list[Any]:
-        nonlocal steps, stepped
-        steps, stepped = steps + 1, stepped + len(works)
-        return model.step(works)
-
-    encoders, decoders = Batch(model.ears.encode), Batch(step)
-    encoding: set[Live] = set()
-    decoding: set[Live] = set()
+    rounds = 0
+    encoders, decoders = Stage.encoding(model.ears.encode), Stage.decoding(model.step)
     now = busy = heard_for = slowest = 0.0
     while True:
         for live in lives:
             live.arrive(now)
         started = clock()
-        for live in lives:
-            if live.pieces and live not in encoding:
-                encoding.add(live)
-                encoders.add(live, live.encoder.steps(live.pieces.popleft()))
-        for live, heard in encoders.step():
-            encoding.remove(live)
-            live.events += beside.sound(heard)
+        for live, heard in encoders.round(lives):
+            live.events += heard
         heard_for += clock() - started
-        for live in lives:
-            if live.events and live not in decoding:
-                decoding.add(live)
-                decoders.add(live, live.translator.steps(live.events.popleft()))
-        said = decoders.step()
+        said = decoders.round(lives)
         took = clock() - started
         now, busy, rounds, slowest = now + took, busy + took, rounds + 1, max(slowest, took)
         for live, events in said:
-            decoding.remove(live)
-            live.note(beside.sound(events), now)
-        if not (encoding or decoding or any(live.pieces or live.events for live in lives)):
+            live.note(events, now)
+        if not (encoders.busy or decoders.busy or any(live.pieces or live.events for live in lives)):
             now = max(now, min(live.next_arrival for live in lives))
             if now == float("inf"):
                 break
-    latencies = [latency for live in lives for latency in live.latencies]
-    p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (float("inf"),) * 2
     longest = seconds + PIECE / SAMPLE_RATE
-    work, batch = 1e3 * busy / (count * longest), stepped / max(1, steps)
     return Run(
         count,
-        len(latencies),
-        float(p50),
-        float(p95),
-        busy / longest,
-        work,
-        batch,
+        *_finals(lives),
+        busy=busy / longest,
+        work_ms=1e3 * busy / (count * longest),
+        batch=decoders.works / max(1, decoders.passes),
         encoding=heard_for / longest,
         decoding=(busy - heard_for) / longest,
         rounds=rounds / longest,
@@ -283,17 +222,13 @@ def observe(model: Gemma3n, count: int, seconds: float, pool: KVPool) -> Run:
         for number in range(count)
     ]
     worked = beside.run(model, lives)
-    latencies = [latency for live in lives for latency in live.latencies]
-    p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (float("inf"),) * 2
     longest = seconds + PIECE / SAMPLE_RATE
     return Run(
         count,
-        len(latencies),
-        float(p50),
-        float(p95),
-        max(worked.encoding_s, worked.decoding_s) / longest,
-        1e3 * (worked.encoding_s + worked.decoding_s) / (count * longest),
-        worked.segments / max(1, worked.rounds),
+        *_finals(lives),
+        busy=max(worked.encoding_s, worked.decoding_s) / longest,
+        work_ms=1e3 * (worked.encoding_s + worked.decoding_s) / (count * longest),
+        batch=worked.segments / max(1, worked.rounds),
         encoding=worked.encoding_s / longest,
         decoding=worked.decoding_s / longest,
         rounds=worked.rounds / longest,
@@ -302,6 +237,13 @@ def observe(model: Gemma3n, count: int, seconds: float, pool: KVPool) -> Run:
         unprepared=_shapes(model, pool) - (shapes if pool.nbytes == room else 0),
         front_end_ms=front_end_ms(known, round(seconds * SAMPLE_RATE)),
     )
+
+
+def _finals(lives: Sequence[Live]) -> tuple[int, float, float]:
+    """How many came, and half and 95 % of them within how many seconds."""
+    latencies = [latency for live in lives for latency in live.latencies]
+    p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (float("inf"),) * 2
+    return len(latencies), float(p50), float(p95)
 
 
 def _shapes(model: Gemma3n, pool: KVPool) -> int:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import listening
-from benchmarks.streams import PIECE, speech
+from benchmarks.lives import PIECE
+from benchmarks.streams import speech
 from pipeline.batching import run_alone
 from pipeline.config import AudioFormat, StreamConfig
 from pipeline.model import Gemma3n

@@ -91,6 +91,12 @@ def some_batch(batcher: Batcher, chunk: Chunk, index: int) -> tuple[torch.Tensor
     return heard(pool, batch, batcher.buckets[index], augment.warped_filterbanks(CPU), generator), batch
 
 
+def band(hertz: float) -> int:
+    """The band of the mel filterbank whose middle is next to a frequency."""
+    points = torch.linspace(augment._mel(125), augment._mel(7_600), 130)[1:-1]
+    return int((points - augment._mel(hertz)).abs().argmin())
+
+
 def speech_of(texts: Sequence[str], random: np.random.Generator) -> tuple[list[int], list[list[int]]]:
     """Lengths of sentences and ends of their words in samples, about as somebody would speak them."""
     lengths, ends = [], []

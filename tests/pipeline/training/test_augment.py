@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pipeline.audio import mel as frontend
 from pipeline.training import augment
 from pipeline.training.batches import Batch
+from tests.pipeline.training.conftest import band
 
 CPU = torch.device("cpu")
 EXACT = augment.UNIFORM_WARPS // 2
@@ -200,12 +201,6 @@ def test_examples_are_warped_each_by_its_own_filterbank(banks):
     for row, warp in enumerate(warps):
         alone = augment.log_mel(wave[row : row + 1], banks, warp[None])
         torch.testing.assert_close(together[row], alone[0])
-
-
-def band(hertz: float) -> int:
-    """The band of the mel filterbank whose middle is next to a frequency."""
-    points = torch.linspace(augment._mel(125), augment._mel(7_600), 130)[1:-1]
-    return int((points - augment._mel(hertz)).abs().argmin())
 
 
 def peaks_of(hertz: float, banks: torch.Tensor, warps: torch.Tensor) -> torch.Tensor:
