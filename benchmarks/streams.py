@@ -1,7 +1,7 @@
 """How many live streams one core, or one GPU, carries, and how fast it decodes.
 
     python -m benchmarks.streams [--streams 4 8 16 24 32] [--seconds 30] [--model DIR]
-    python -m benchmarks.streams --device cuda [--fuse] [--paged] [--streams 100 200 400] [--seconds 30]
+    python -m benchmarks.streams --device cuda [--fuse] [--streams 100 200 400] [--seconds 30]
 
 On the CPU: streams of recorded speech with pauses, speech for 60 % of the time, as live audio in pieces of
 160 ms that begin at another moment for each stream. Encoder and decoder of all streams work in one process on
@@ -17,8 +17,7 @@ On a GPU: a model of E2B's size with random weights in bfloat16, whose words mea
 sequences beside transformers' ``generate`` on the same weights; steps of one sequence beside the time in
 which memory hands over the weights once, at the speed of a copy in the same run; one second of audio into 64
 streams. With ``--fuse`` the decoder's layers are compiled (:meth:`pipeline.gemma.decoder.Decoder.fuse`);
-steps are measured before that too. With ``--paged`` keys and values are read in their blocks
-(:mod:`pipeline.gemma.paged`). Streams are those of the CPU but for the text: utterances are where the
+steps are measured before that too. Streams are those of the CPU but for the text: utterances are where the
 gate finds them in the same speech, each of their soft tokens brings as many tokens of text as the held-out
 sentences have for the time that speaking them takes, and of the last hypothesis all but a few tokens are
 found to be right. What the gate lets through and its log-mel frames are prepared before the clock starts, for
@@ -286,7 +285,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--streams", type=int, nargs="+", help="by default 4 8 16 24 32, on a GPU 100 200 400"
     )
     parser.add_argument("--fuse", action="store_true", help="on a GPU, compile the decoder's layers")
-    parser.add_argument("--paged", action="store_true", help="on a GPU, read keys and values in their blocks")
     parser.add_argument("--seconds", type=float, default=30.0, help="of audio in each stream")
     parser.add_argument("--model", type=Path, default=NANO, help="for the CPU; by default the bundled one")
     parser.add_argument("--int8", action="store_true", help="with weights in int8")
@@ -302,8 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result["streams_per_core"] = None
     else:
         model, reference = published("e2b", torch.device("cuda"))
-        model.language_model.paged = options.paged
-        result |= {"device": torch.cuda.get_device_name(), "paged": options.paged, "streams": None}
+        result |= {"device": torch.cuda.get_device_name(), "streams": None}
         result |= gpu.measure(model, reference, fuse=options.fuse)
         del reference
         result |= gpu.memory(model)

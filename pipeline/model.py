@@ -316,8 +316,7 @@ class Gemma3n:
             members = [(at, piece) for at, piece in asked if not isinstance(answers[at], Exception)]
             counts = [len(piece.token_ids) for _, piece in members]
             run: Callable[..., Sequence[list[int] | Later]] = self._fixed_pass if fixed else self._pass
-            tiled = self.language_model.paged
-            for part in filter(None, packed(counts, tiled=tiled) if fixed else [range(len(members))]):
+            for part in filter(None, packed(counts) if fixed else [range(len(members))]):
                 pieces = [members[number][1] for number in part]
                 for number, ids in zip(part, in_parts(pieces, partial(run, ffn_widths)), strict=True):
                     answers[members[number][0]] = ids

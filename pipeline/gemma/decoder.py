@@ -138,9 +138,6 @@ class Decoder(nn.Module):
         self.altup_unembed_projections = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in extra)
         # Whether small passes read matrices as int8, which these have been rounded to.
         self.int8 = False
-        # Whether passes in fixed shapes read keys and values in their blocks, by a kernel of their own; to be
-        # decided before the first of them.
-        self.paged = False
         # Layers whose keys and values others share.
         self._sources = {config.kv_source(layer) for layer in range(config.first_shared_layer, layers)}
 

@@ -1,8 +1,8 @@
 """Passes of fixed shapes over the next positions of many sequences, any number of each.
 
 The positions of all sequences lie one behind the other and are filled up to one of a few lengths, as are the
-number of sequences and the block tables. When they attend, the queries of each sequence are set apart in a
-rectangle, or go into tiles (:mod:`pipeline.gemma.paged`), which need not be filled up to the longest. What
+number of sequences and the block tables. When they attend, the queries of several sequences go into tiles
+(:mod:`pipeline.gemma.paged`), which need not be filled up to the longest; one sequence alone needs none. What
 only fills up computes something that nobody reads, and writes it into a block of its own.
 """
 
@@ -32,17 +32,13 @@ NONE, LAST, ALL = range(3)
 MOST_POSITIONS = 2048
 """Most positions in a pass."""
 
-MOST_QUERIES = 8192
-"""Most queries, those included that fill up: attention works on a rectangle of sequences and queries."""
-
 LEAST_TABLE = 32
 """Blocks of the smallest tables; keys that are not there cost less than one more shape to record."""
 
 SEQUENCES = (1, 8, 64, 512)
-EACH = (4, 16, 64, 256, 1024, 2048)
 TOTAL = (16, 64, 128, 256, 512, 1024, 2048)
 ALONE = (4, *TOTAL)
-"""What is filled up to: sequences, positions of one among others, of all together, of one alone."""
+"""What is filled up to: sequences, positions of all together, of one alone."""
 
 SMALL = 256
 """Positions below which a pass takes about as long whatever their number: it reads all weights."""
@@ -61,29 +57,22 @@ class Shape(NamedTuple):
     Attributes:
         positions: of all sequences.
         sequences: how many.
-        each: most positions of one; 0 for tiles, where any number is well.
         wanted: NONE, LAST or ALL.
         blocks: of the longest table.
     """
 
     positions: int
     sequences: int
-    each: int
     wanted: int
     blocks: int
 
     @classmethod
-    def of(cls, counts: Sequence[int], keeps: Sequence[int], blocks: int, *, tiled: bool = False) -> Shape:
+    def of(cls, counts: Sequence[int], keeps: Sequence[int], blocks: int) -> Shape:
         """The smallest shape for sequences with so many new positions, of which so many are wanted."""
         wanted, blocks = min(max(keeps), ALL), filled_up(blocks, LEAST_TABLE)
         if len(counts) == 1:
-            total = _next(ALONE, counts[0])
-            return cls(total, 1, total, wanted, blocks)
-        sequences, each = _next(SEQUENCES, len(counts)), _next(EACH, max(counts))
-        if tiled:
-            return cls(_next(TOTAL, sum(counts)), sequences, 0, wanted, blocks)
-        most = min(sequences * each, MOST_POSITIONS)
-        return cls(min(_next(TOTAL, sum(counts)), most), sequences, each, wanted, blocks)
+            return cls(_next(ALONE, counts[0]), 1, wanted, blocks)
+        return cls(_next(TOTAL, sum(counts)), _next(SEQUENCES, len(counts)), wanted, blocks)
 
     def covers(self, other: Shape) -> bool:
         """Whether a pass of the other shape can be one of this, at a cost that is not out of proportion."""
@@ -96,17 +85,17 @@ class Shape(NamedTuple):
     @property
     def tiled(self) -> bool:
         """Whether its queries go into tiles."""
-        return not self.each
+        return self.sequences > 1
 
     @property
     def cost(self) -> tuple[int, int, int]:
-        """To be compared: work of the layers, of attention, of reading keys."""
-        return self.positions * (2 + self.wanted), self.sequences * max(1, self.each), self.blocks
+        """To be compared: work of the layers, tiles, tables."""
+        return self.positions * (2 + self.wanted), self.sequences, self.blocks
 
     def width(self, kind: str, config: TextConfig) -> int:
         """Blocks in the tables of one kind of layers."""
         if kind == SLIDING and not self.tiled:
-            return min(self.blocks, blocks_seen(config, self.each))
+            return min(self.blocks, blocks_seen(config, self.positions))
         return self.blocks
 
 
@@ -125,7 +114,7 @@ def filled_up(count: int, least: int) -> int:
     return max(least, 1 << (count - 1).bit_length())
 
 
-def to_prepare(sequences: int, positions: int, *, tiled: bool = False) -> Iterator[Shape]:
+def to_prepare(sequences: int, positions: int) -> Iterator[Shape]:
     """Shapes that cover passes of live speech, from large to small.
 
     Soft tokens and last words come a few at a time, instructions and drafts up to some hundred. What else
@@ -134,40 +123,28 @@ def to_prepare(sequences: int, positions: int, *, tiled: bool = False) -> Iterat
     Args:
         sequences: most of them in a pass.
         positions: of the longest.
-        tiled: whether those of several sequences have their queries in tiles.
     """
     blocks = filled_up(-(-positions // BLOCK), LEAST_TABLE)
     for count in reversed(SEQUENCES[: SEQUENCES.index(_next(SEQUENCES, min(sequences, SEQUENCES[-1]))) + 1]):
-        fewer = max((step for step in SEQUENCES if step < count), default=0)
-        if tiled and count > 1:
+        if count > 1:
             for total in reversed(TOTAL):
                 if SMALL <= total <= max(SMALL, filled_up(count * min(positions, LONG), 1)):
-                    yield Shape(total, count, 0, ALL, blocks)
-            yield Shape(SMALL, count, 0, NONE, blocks)
+                    yield Shape(total, count, ALL, blocks)
+            yield Shape(SMALL, count, NONE, blocks)
             continue
-        for each, less in ((256, 64), (64, 16), (16, 4), (4, 0)):
-            if count * each > MOST_QUERIES or less >= positions:
+        for total, less in ((256, 64), (64, 16), (16, 4), (4, 0)):
+            if less >= positions:
                 continue
-            full = min(count * each, MOST_POSITIONS)
-            if each <= 16:
-                yield Shape(full, count, each, NONE, blocks)
-            elif count <= 8:
-                yield Shape(full, count, each, LAST, blocks)
-            if each >= 16 or positions <= 4:
-                # A pass is seldom full: most sequences have fewer positions than the longest.
-                yield Shape(full, count, each, ALL, blocks)
-                least = fewer + 1 + less
-                while count > 1 and full > max(SMALL, 4 * _next(TOTAL, least)):
-                    full //= 2
-                    yield Shape(full, count, each, ALL, blocks)
+            yield Shape(total, 1, NONE if total <= 16 else LAST, blocks)
+            if total >= 16 or positions <= 4:
+                yield Shape(total, 1, ALL, blocks)
 
 
-def packed(counts: Sequence[int], *, tiled: bool = False) -> list[list[int]]:
+def packed(counts: Sequence[int]) -> list[list[int]]:
     """Which of many sequences go into one pass, by the number of their new positions.
 
     Args:
         counts: at most MOST_POSITIONS each.
-        tiled: whether a pass over several has its queries in tiles.
 
     Returns:
         For each pass the places of its sequences in ``counts``, those with most positions first.
@@ -182,13 +159,7 @@ def packed(counts: Sequence[int], *, tiled: bool = False) -> list[list[int]]:
             continue
         passes.append([at])
         total = count
-        if tiled:
-            most = 1 if count > LONG else SEQUENCES[-1]
-            continue
-        # The first has most positions, to which each of the others is filled up.
-        most = MOST_QUERIES // _next(EACH, count)
-        if most < SEQUENCES[-1]:
-            most = max(sequences for sequences in SEQUENCES if sequences <= most)
+        most = 1 if count > LONG else SEQUENCES[-1]
     return passes
 
 
@@ -291,15 +262,14 @@ class FixedPass(Fixed):
         config, weight = setting.decoder.config, setting.decoder.embed_tokens.weight
         total, sequences = shape.positions, shape.sequences
         self._queries = queries_of(config.num_attention_heads, config.num_key_value_heads)
-        tiles = most_tiles(total, sequences, self._queries)
-        # Positions, the last of each sequence; tiles, or which positions are set apart where and are together
-        # again; and for each kind of layers where to write, where what is read begins, and the table.
-        set_apart = [tiles] * 3 if shape.tiled else [sequences * shape.each, total]
-        sizes = [total, sequences, *set_apart]
+        tiles = [most_tiles(total, sequences, self._queries)] * 3 if shape.tiled else []
+        # Positions, the last of each sequence; tiles of several; and for each kind of layers where to write,
+        # where what is read begins, and the table.
+        sizes = [total, sequences, *tiles]
         for kind in setting.pool.kinds:
             sizes += [total, sequences, sequences * shape.width(kind, config)]
         super().__init__(setting.recorder, sizes)
-        self._apart, self._lines = slice(2, 2 + len(set_apart)), slice(2 + len(set_apart), None)
+        self._tiles, self._lines = slice(2, 2 + len(tiles)), slice(2 + len(tiles), None)
         for write in self.filled[self._lines][::3]:
             write[:] = SPARE_ROW
         self._setting, self._shape = setting, shape
@@ -329,7 +299,7 @@ class FixedPass(Fixed):
             seen: what the new positions see.
         """
         self.clear()
-        many, total, each = len(caches), sum(counts), self._shape.each
+        many, total = len(caches), sum(counts)
         positions, last = self.filled[:2]
         ends = np.cumsum(counts)
         begins = ends - counts
@@ -340,15 +310,7 @@ class FixedPass(Fixed):
         # What fills up is another of the last query, so that it sees something.
         positions[total:] = positions[total - 1]
         if self._shape.tiled:
-            fill_tiles(self.filled[self._apart], counts, self._queries)
-        else:
-            apart, together = self.filled[self._apart]
-            # Where a sequence has fewer queries than others, its last one stands in again.
-            apart.reshape(-1, each)[:many] = begins[:, None] + np.minimum(
-                np.arange(each), np.array(counts)[:, None] - 1
-            )
-            together[:total] = sequence * each + within
-            together[total:] = together[total - 1]
+            fill_tiles(self.filled[self._tiles], counts, self._queries)
         fill_lines(self.filled[self._lines], seen, sequence, positions[:total])
         self._rows[:, :total].copy_(rows)
         self._embeddings[:, :total].copy_(embeddings)
@@ -367,10 +329,7 @@ class FixedPass(Fixed):
         lines = lines_of(setting.pool, self.inputs[self._lines], shape.sequences)
         ahead = Ahead(positions, lines, None, None)
         if shape.tiled:
-            ahead.tiles = Tiles(*self.inputs[self._apart])
-        elif shape.sequences > 1:
-            apart, together = self.inputs[self._apart]
-            ahead.apart, ahead.together = apart.view(-1, shape.each), together
+            ahead.tiles = Tiles(*self.inputs[self._tiles])
         if shape.wanted == ALL or not setting.skip:
             ahead.wanted = ahead
         elif shape.wanted == LAST:

@@ -81,7 +81,7 @@ class FixedSteps:
         self._follow_pool()
         widest = filled_up(-(-positions // BLOCK), LEAST_BLOCKS)
         # From large to small, so that what a small one needs finds room where a large one was.
-        for shape in to_prepare(sequences, positions, tiled=self._setting.decoder.paged):
+        for shape in to_prepare(sequences, positions):
             if shape not in self._passes:
                 fixed = FixedPass(self._setting, shape)
                 fixed.run()
@@ -123,7 +123,7 @@ class FixedSteps:
         """
         self._follow_pool()
         seen = self._seen(caches, counts)
-        shape = Shape.of(counts, keeps, _widest(seen), tiled=self._setting.decoder.paged)
+        shape = Shape.of(counts, keeps, _widest(seen))
         found = min((known for known in self._passes if known.covers(shape)), key=_cost, default=shape)
         fixed = self._passes.get(found) or FixedPass(self._setting, found)
         fixed.fill(caches, counts, rows, embeddings, seen)
@@ -177,8 +177,7 @@ class _Step(Fixed):
         self._chosen = torch.zeros(batch, dtype=torch.int64, device=weight.device)
         self._ahead = Ahead(self.inputs[1], lines_of(setting.pool, self.inputs[2:], batch), None, None)
         self._ahead.wanted = self._ahead
-        if setting.decoder.paged:
-            self._ahead.tiles = Tiles.of_one_each(batch, weight.device)
+        self._ahead.tiles = Tiles.of_one_each(batch, weight.device)
 
     def fill(self, caches: Sequence[KVCache], token_ids: Sequence[int], seen: Seen) -> None:
         """Put the inputs of a batch in place."""

@@ -16,7 +16,6 @@ from pipeline.gemma.passes import (
     LAST,
     LONG,
     MOST_POSITIONS,
-    MOST_QUERIES,
     NONE,
     SEQUENCES,
     SMALL,
@@ -31,26 +30,25 @@ COUNTS = st.lists(
 )
 
 
-@given(COUNTS, st.integers(1, 600), st.booleans(), st.randoms(use_true_random=False))
-def test_a_shape_has_room_for_what_it_is_made_for(counts, blocks, tiled, rng):
+@given(COUNTS, st.integers(1, 600), st.randoms(use_true_random=False))
+def test_a_shape_has_room_for_what_it_is_made_for(counts, blocks, rng):
     keeps = [rng.choice([0, 1, count]) for count in counts]
-    for part in packed(counts, tiled=tiled):
+    for part in packed(counts):
         own, kept = [counts[at] for at in part], [keeps[at] for at in part]
-        shape = Shape.of(own, kept, blocks, tiled=tiled)
+        shape = Shape.of(own, kept, blocks)
 
         assert shape.positions >= sum(own)
         assert shape.sequences >= len(own)
-        assert shape.tiled == (tiled and len(own) > 1)
-        assert shape.tiled or shape.each >= max(own)
+        assert shape.tiled == (len(own) > 1)
         assert shape.blocks >= blocks
         assert shape.wanted == (NONE if not any(kept) else LAST if max(kept) == 1 else ALL)
         assert shape.covers(shape)
 
 
 @given(COUNTS)
-def test_tiles_take_all_that_fits_into_a_pass(counts):
+def test_a_pass_takes_all_that_fits_into_it(counts):
     """But for the longest, which are alone."""
-    passes = packed(counts, tiled=True)
+    passes = packed(counts)
 
     assert sorted(at for part in passes for at in part) == list(range(len(counts)))
     for part in passes:
@@ -63,49 +61,38 @@ def test_tiles_take_all_that_fits_into_a_pass(counts):
         assert len(part) == SEQUENCES[-1] or counts[behind[0]] > room
 
 
-@given(COUNTS)
-def test_every_sequence_is_in_one_pass_of_bounded_size(counts):
-    passes = packed(counts)
-
-    assert sorted(at for part in passes for at in part) == list(range(len(counts)))
-    for part in passes:
-        own = [counts[at] for at in part]
-        assert sum(own) <= MOST_POSITIONS
-        shape = Shape.of(own, own, 1)
-        assert shape.sequences * shape.each <= MOST_QUERIES
-
-
 def test_drafts_take_steps_along():
     """As far as they fit: a pass costs less than two."""
     assert packed([1, 30, 1, 40]) == [[3, 1, 0, 2]]
     assert packed([]) == []
 
 
-@given(st.integers(1, 520), st.integers(1, 700), st.booleans(), st.randoms(use_true_random=False))
-def test_what_is_prepared_covers_live_speech(sequences, positions, tiled, rng):
+@given(st.integers(1, 520), st.integers(1, 700), st.randoms(use_true_random=False))
+def test_what_is_prepared_covers_live_speech(sequences, positions, rng):
     """Passes of up to so many sequences with up to 256 new positions each, in a bounded number of shapes."""
-    prepared = list(to_prepare(sequences, positions, tiled=tiled))
+    prepared = list(to_prepare(sequences, positions))
     assert len(set(prepared)) == len(prepared) <= 40
     for _ in range(5):
         most = rng.choice([3, 16, 60, 256])
         count = rng.randint(1, sequences)
         counts = [rng.randint(1, min(most, positions)) for _ in range(count)]
         longest = rng.randint(1, -(-positions // BLOCK))
-        for part in packed(counts, tiled=tiled):
+        for part in packed(counts):
             own = [counts[at] for at in part]
-            shape = Shape.of(own, [rng.choice([0, 1, some]) for some in own], longest, tiled=tiled)
+            shape = Shape.of(own, [rng.choice([0, 1, some]) for some in own], longest)
             assert any(known.covers(shape) for known in prepared), shape
 
 
 def test_a_shape_covers_smaller_ones_but_not_at_any_cost():
-    large = Shape(2048, 64, 64, ALL, 64)
+    large = Shape(2048, 64, ALL, 64)
 
-    assert large.covers(Shape(512, 8, 64, LAST, 32))
-    assert not large.covers(Shape(256, 8, 64, LAST, 32))  # too few positions
-    assert not large.covers(Shape(1024, 8, 256, ALL, 32))
-    assert not large._replace(wanted=LAST).covers(Shape(1024, 64, 64, ALL, 64))
-    assert Shape(SMALL, 64, 16, ALL, 32).covers(Shape(16, 1, 16, NONE, 32))
-    assert not large.covers(Shape(1024, 64, 0, ALL, 64))  # whose queries go into tiles
+    assert large.covers(Shape(512, 8, LAST, 32))
+    assert not large.covers(Shape(256, 8, LAST, 32))  # too few positions
+    assert not large.covers(Shape(1024, 512, ALL, 32))
+    assert not large.covers(Shape(1024, 64, ALL, 128))
+    assert not large._replace(wanted=LAST).covers(Shape(1024, 64, ALL, 64))
+    assert Shape(SMALL, 64, ALL, 32).covers(Shape(16, 8, NONE, 32))
+    assert not large.covers(Shape(1024, 1, ALL, 64))  # whose queries go into no tiles
 
 
 def test_tables_of_sliding_layers_hold_what_their_window_can_reach():
@@ -132,5 +119,5 @@ def test_tables_of_sliding_layers_hold_what_their_window_can_reach():
             cache.advance(1)
 
         assert most == blocks_seen(config, count)
-        assert Shape(count, 1, count, ALL, 10_000).width(SLIDING, config) == most
-        assert Shape(count, 1, count, ALL, 1).width(SLIDING, config) == 1
+        assert Shape(count, 1, ALL, 10_000).width(SLIDING, config) == most
+        assert Shape(count, 1, ALL, 1).width(SLIDING, config) == 1

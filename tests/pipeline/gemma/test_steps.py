@@ -53,12 +53,10 @@ def agree(got, logits):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("paged", [False, True])
 @torch.inference_mode()
-def test_steps_are_those_of_the_plain_pass(decoder, rng, device, paged):
+def test_steps_are_those_of_the_plain_pass(decoder, rng, device):
     """With sequences that come, go, branch and outgrow their tables and their pool."""
     decoder.to(device)
-    decoder.paged = paged
     choices = decoder.config.vocab_size_per_layer_input - 3
     pool = KVPool(decoder.config, torch.float32, torch.device(device))
     steps = FixedSteps(decoder, pool, choices)
@@ -82,12 +80,11 @@ def test_steps_are_those_of_the_plain_pass(decoder, rng, device, paged):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("skip", "paged"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize("skip", [True, False])
 @torch.inference_mode()
-def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip, paged):
+def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip):
     """Any number of positions of each sequence, any number of them wanted, steps in between."""
     decoder.to(device)
-    decoder.paged = paged
     choices = decoder.config.vocab_size_per_layer_input - 3
     pool, other = pools(decoder, device)
     steps = FixedSteps(decoder, pool, choices, skip=skip)
@@ -126,12 +123,10 @@ def test_passes_are_those_of_the_plain_pass(decoder, rng, device, skip, paged):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("paged", [False, True])
 @torch.inference_mode()
-def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device, paged):
+def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device):
     """Not through what fills up a pass, nor the block that it is written to, nor one that is taken again."""
     decoder.to(device)
-    decoder.paged = paged
     choices = decoder.config.vocab_size_per_layer_input
     pool, other = pools(decoder, device)
     steps = FixedSteps(decoder, pool, choices)
@@ -163,12 +158,10 @@ def test_what_a_stream_makes_of_noise_reaches_no_other(decoder, rng, device, pag
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("paged", [False, True])
 @torch.inference_mode()
-def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypatch, paged):
+def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypatch):
     """Any number of sequences up to the one told, at any length up to the one told."""
     decoder.to(device)
-    decoder.paged = paged
     sequences, positions = rng.randint(1, 6), rng.randint(1, 300)
     pool = KVPool(decoder.config, torch.float32, torch.device(device), sequences * (positions + 16))
     steps = FixedSteps(decoder, pool, 10)
@@ -187,7 +180,7 @@ def test_what_was_prepared_is_there_when_it_comes(decoder, rng, device, monkeypa
     del caches, cache
     for _ in range(5):
         counts = [rng.randint(1, min(256, positions)) for _ in range(rng.randint(1, sequences))]
-        for part in packed(counts, tiled=paged):
+        for part in packed(counts):
             caches = [KVCache(pool, positions) for _ in part]
             own = [counts[at] for at in part]
             reserve(caches, own)
