@@ -25,7 +25,7 @@ from pipeline.training.export import export, resume
 from pipeline.training.learner import Learner
 from pipeline.training.recipe import Recipe
 from pipeline.training.replicas import Replicas, joined
-from pipeline.training.synthesis import SPEAKING_FIRST, claim, complete, in_background, synthesise, unbroken
+from pipeline.training.synthesis import SPEAKING_FIRST, claim, complete, in_background, present, synthesise
 from pipeline.training.text import Pair
 from pipeline.training.train import Budget, summary, train
 
@@ -159,26 +159,29 @@ def main(argv: Sequence[str] | None = None) -> None:
             engines=recipe.engines,
             coded=recipe.coded,
         )
+        numbers: Sequence[int] = range(recipe.chunks)
         if options.speak_minutes is not None:
-            chunks = replicas.shared(
+            numbers = replicas.shared(
                 lambda: _speak_first(making_speech, options.speech, recipe.chunks, options.speak_minutes)
             )
-            if not chunks:
+            if not numbers:
                 parser.error(f"--speak-minutes: in {options.speak_minutes} minutes no speech was made")
+            chunks = len(numbers)
             recipe = replace(recipe, chunks=chunks, first_chunks=min(recipe.first_chunks, chunks))
         making_speech = partial(making_speech, chunks=recipe.chunks)
-        with in_background(making_speech) if replicas.first else nullcontext(_made_elsewhere) as making:
-            _train(recipe, pairs, options, replicas=replicas, device=device, making=making)
+        speaking = replicas.first and options.speak_minutes is None
+        with in_background(making_speech) if speaking else nullcontext(_made_elsewhere) as making:
+            _train(recipe, pairs, options, numbers, replicas=replicas, device=device, making=making)
 
 
-def _speak_first(make: Callable[..., None], folder: Path, chunks: int, minutes: float) -> int:
-    """Let ``make``, a partial :func:`synthesise`, speak; returns how many chunks there are then in a row."""
+def _speak_first(make: Callable[..., None], folder: Path, chunks: int, minutes: float) -> list[int]:
+    """Let ``make``, a partial :func:`synthesise`, speak; returns the numbers of the chunks that there are."""
     make(chunks=chunks, per_gpu=SPEAKING_FIRST, seconds=minutes * 60)
-    return unbroken(folder, chunks)
+    return present(folder, chunks)
 
 
 def _made_elsewhere() -> bool:
-    """Whether the first process still makes speech: if it ends without, it ends the others."""
+    """Whether speech is still made: the first process ends the others if it ends without, or all is there."""
     return True
 
 
@@ -186,6 +189,7 @@ def _train(
     recipe: Recipe,
     pairs: Sequence[Pair],
     options: argparse.Namespace,
+    numbers: Sequence[int],
     *,
     replicas: Replicas,
     device: torch.device,
@@ -241,6 +245,7 @@ def _train(
         seed=options.seed,
         pool_samples=int(hours * 3600 * SAMPLE_RATE),
         making=making,
+        numbers=numbers,
         replicas=replicas,
         log=log,
         checkpoint=checkpoint,

@@ -27,7 +27,7 @@ ENGINES = ("espeak-ng", "pico", "flite", "festival", "foreign", "rhvoice", "koko
 _FESTIVAL_FOLDER = Path("/usr/share/festival/voices")
 _RHVOICE_FOLDER = Path("/usr/share/RHVoice/voices")
 
-NEURAL = 0.5
+NEURAL = 0.6
 """Share of the neural voices: people sound like them more than like the others."""
 
 

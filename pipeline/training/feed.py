@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import multiprocessing
 import pickle
 import queue
@@ -34,6 +33,7 @@ class SpeechPool:
         capacity: samples that the buffer holds; what does not fit is left out.
         device: of the buffer.
         making: tells whether chunks are still being made.
+        numbers: of the chunks, in the order in which they are taken in.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class SpeechPool:
         capacity: int,
         device: torch.device,
         making: Callable[[], bool],
+        *,
+        numbers: Sequence[int],
     ) -> None:
         self.buffer = torch.zeros(capacity, dtype=torch.int16, device=device)
         self.filled = 0
@@ -50,6 +52,7 @@ class SpeechPool:
         self._folder = folder
         self._drawing = drawing
         self._making = making
+        self._numbers = numbers
         self._full = False
         # Files are read beside the training; the device is used by its own thread alone.
         self._early: queue.Queue[Chunk | Exception] = queue.Queue(EARLY)
@@ -64,16 +67,18 @@ class SpeechPool:
             RuntimeError: they are not all there and nobody makes them any more.
             ValueError: the buffer is too small for the first of them.
         """
-        while not self._full:
+        while not self._full and (self.chunks < len(self._numbers) or self.chunks < at_least):
             # Asked first: what was made before the maker ended is there to be loaded.
             ended = not self._making()
             missing = self.chunks < at_least
             try:
                 chunk = self._early.get(missing, timeout=1)
             except queue.Empty:
-                path = chunk_path(self._folder, self.chunks)
                 if not missing:
                     return
+                if self.chunks == len(self._numbers):
+                    raise RuntimeError(f"there are {self.chunks} chunks, not {at_least}") from None
+                path = chunk_path(self._folder, self._numbers[self.chunks])
                 if ended and not path.exists():
                     raise RuntimeError(f"synthesis ended without {path}") from None
                 continue
@@ -98,8 +103,8 @@ class SpeechPool:
         self._loader.join()
 
     def _load(self) -> None:
-        for index in itertools.count():
-            path = chunk_path(self._folder, index)
+        for number in self._numbers:
+            path = chunk_path(self._folder, number)
             while not path.exists():
                 if self._closed.wait(0.2):
                     return

@@ -213,7 +213,7 @@ def _make(
     *,
     until: float,
 ) -> None:
-    # What is begun is finished: chunks are begun in their order, and none is to be missing between others.
+    # What is begun is finished: half of a chunk is none.
     if time.monotonic() >= until:
         return
     for index, chunk in speak_chunks(_pairs, seed, items, engines, coded):
@@ -237,14 +237,14 @@ def claim(folder: Path, pairs: Sequence[Pair], seed: int) -> None:
         raise ValueError(f"{folder}: speech is there of another text or another seed; name an empty folder")
 
 
-def unbroken(folder: Path, chunks: int) -> int:
-    """How many of the first ``chunks`` chunks are there before one is missing."""
-    return next((index for index in range(chunks) if not chunk_path(folder, index).exists()), chunks)
+def present(folder: Path, chunks: int) -> list[int]:
+    """Which of the first ``chunks`` chunks are there."""
+    return [index for index in range(chunks) if chunk_path(folder, index).exists()]
 
 
 def complete(folder: Path, chunks: int) -> bool:
     """Whether the first ``chunks`` chunks are all there."""
-    return unbroken(folder, chunks) == chunks
+    return len(present(folder, chunks)) == chunks
 
 
 def synthesise(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,13 @@ class Listener:
 
 @contextmanager
 def pool_of(
-    folder: Path, capacity: int = ROOM, making: Callable[[], bool] = lambda: False
+    folder: Path,
+    capacity: int = ROOM,
+    making: Callable[[], bool] = lambda: False,
+    numbers: Sequence[int] = range(100),
 ) -> Iterator[tuple[SpeechPool, Listener]]:
     listener: Any = Listener()
-    pool = SpeechPool(folder, listener, capacity, CPU, making)
+    pool = SpeechPool(folder, listener, capacity, CPU, making, numbers=numbers)
     try:
         yield pool, listener
     finally:
@@ -95,6 +98,15 @@ def test_a_full_pool_takes_no_more(folder, chunks):
 def test_waiting_for_speech_that_nobody_makes_is_an_error(folder):
     with pool_of(folder) as (pool, _), pytest.raises(RuntimeError, match=r"ended without .*chunk-000004"):
         pool.read(5)
+
+
+def test_the_pool_takes_the_chunks_that_it_is_told_and_no_others(folder, chunks):
+    with pool_of(folder, numbers=[3, 1]) as (pool, listener):
+        pool.read(2)
+        pool.read()
+        assert [chunk.voice for chunk, _ in listener.told] == [chunks[3].voice, chunks[1].voice]
+        with pytest.raises(RuntimeError, match="there are 2 chunks, not 3"):
+            pool.read(3)
 
 
 def test_a_pool_too_small_for_any_speech_is_an_error(folder):

@@ -26,9 +26,9 @@ from pipeline.training.synthesis import (
     draw_voice,
     in_background,
     plan,
+    present,
     speak_chunks,
     synthesise,
-    unbroken,
 )
 from pipeline.training.text import Pair
 from pipeline.training.voices import Speech
@@ -199,11 +199,11 @@ def test_only_missing_chunks_are_made(tmp_path: Path, pairs):
     assert Chunk.load(chunk_path(tmp_path, 2)).language == "es"
 
 
-def test_what_is_there_is_counted_up_to_the_first_gap(tmp_path: Path):
+def test_what_is_there_is_told_with_its_gaps(tmp_path: Path):
     for index in (0, 1, 3):
         chunk_path(tmp_path, index).touch()
 
-    assert [unbroken(tmp_path, chunks) for chunks in (1, 2, 3, 4)] == [1, 2, 2, 2]
+    assert [present(tmp_path, chunks) for chunks in (1, 3, 4)] == [[0], [0, 1], [0, 1, 3]]
     assert [complete(tmp_path, chunks) for chunks in (1, 2, 3, 4)] == [True, True, False, False]
 
 
@@ -214,9 +214,9 @@ def test_no_chunk_is_begun_when_the_time_is_over(tmp_path: Path, pairs):
     assert not list(tmp_path.iterdir())
 
     synthesise(pairs, tmp_path, chunks=1_000, processes=1, seed=1, engines=ESPEAK, seconds=3)
-    made = unbroken(tmp_path, 1_000)
-    assert made < 1_000
-    assert len(list(tmp_path.iterdir())) == made
+    made = present(tmp_path, 1_000)
+    assert len(made) < 1_000
+    assert made == list(range(len(list(tmp_path.iterdir()))))
 
 
 def children_of(pid: int) -> set[int]:
