@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
@@ -29,6 +30,8 @@ class GraphedLearner:
         # Graphs that never run within one another share memory; the encoder's waits for its backward pass
         # while those of the rest run.
         self._hearing_pool, self._answering_pool = (torch.cuda.graph_pool_handle() for _ in range(2))
+        # Parameters get their gradients on the stream of the training, though graphs are captured on another.
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
 
     def __call__(
         self, mel: Tensor, batch: DeviceBatch, ffn_widths: Sequence[int] | None, *, answering: bool = True
