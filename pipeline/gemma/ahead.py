@@ -36,19 +36,19 @@ class Ahead:
     Attributes:
         positions: of each in its sequence, int64 [N].
         lines: by kind of layers.
-        apart: as :class:`~pipeline.gemma.attention.View` has it.
-        together: the same.
         of: which positions of a larger pass these are, int64 [N]; None if they are such a pass themselves.
         wanted: the positions whose hidden states are wanted; itself if all are, None if none is.
+        apart: as :class:`~pipeline.gemma.attention.View` has it.
+        together: the same.
         tiles: queries that read keys and values in their blocks; None where these are copied for them.
     """
 
     positions: Tensor
     lines: dict[str, Lines]
-    apart: Tensor | None
-    together: Tensor | None
     of: Tensor | None = None
     wanted: Ahead | None = None
+    apart: Tensor | None = None
+    together: Tensor | None = None
     tiles: Tiles | None = None
 
     @classmethod
@@ -124,4 +124,4 @@ class Ahead:
             together = array_to_device(
                 np.concatenate([np.arange(queries) + at * most for at, queries in enumerate(last)]), device
             )
-        return cls(array_to_device(positions, device), lines, apart, together, of)
+        return cls(array_to_device(positions, device), lines, of, apart=apart, together=together)

@@ -327,13 +327,11 @@ class FixedPass(Fixed):
         setting, shape = self._setting, self._shape
         positions, last = self.inputs[:2]
         lines = lines_of(setting.pool, self.inputs[self._lines], shape.sequences)
-        ahead = Ahead(positions, lines, None, None)
-        if shape.tiled:
-            ahead.tiles = Tiles(*self.inputs[self._tiles])
+        ahead = Ahead(positions, lines, tiles=Tiles(*self.inputs[self._tiles]) if shape.tiled else None)
         if shape.wanted == ALL or not setting.skip:
             ahead.wanted = ahead
         elif shape.wanted == LAST:
-            ahead.wanted = Ahead(positions[last], lines, None, None, last, tiles=self._one_each)
+            ahead.wanted = Ahead(positions[last], lines, last, tiles=self._one_each)
         hidden = setting.decoder.next_hidden(
             self._rows, self._embeddings, setting.pool, ahead, setting.ffn_widths
         )[0]

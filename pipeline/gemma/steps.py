@@ -175,9 +175,9 @@ class _Step(Fixed):
         layers, width = config.num_hidden_layers, config.hidden_size_per_layer_input
         self._rows = weight.new_zeros((1, batch, layers, width))
         self._chosen = torch.zeros(batch, dtype=torch.int64, device=weight.device)
-        self._ahead = Ahead(self.inputs[1], lines_of(setting.pool, self.inputs[2:], batch), None, None)
+        lines = lines_of(setting.pool, self.inputs[2:], batch)
+        self._ahead = Ahead(self.inputs[1], lines, tiles=Tiles.of_one_each(batch, weight.device))
         self._ahead.wanted = self._ahead
-        self._ahead.tiles = Tiles.of_one_each(batch, weight.device)
 
     def fill(self, caches: Sequence[KVCache], token_ids: Sequence[int], seen: Seen) -> None:
         """Put the inputs of a batch in place."""

@@ -64,10 +64,12 @@ class SpeechPool:
         """Take in the chunks that are ready, in order; wait until there are ``at_least`` of them.
 
         Raises:
-            RuntimeError: they are not all there and nobody makes them any more.
+            RuntimeError: they are not all there and nobody makes them any more, or there will not be so many.
             ValueError: the buffer is too small for the first of them.
         """
-        while not self._full and (self.chunks < len(self._numbers) or self.chunks < at_least):
+        if at_least > len(self._numbers):
+            raise RuntimeError(f"there are {len(self._numbers)} chunks, not {at_least}")
+        while not self._full and self.chunks < len(self._numbers):
             # Asked first: what was made before the maker ended is there to be loaded.
             ended = not self._making()
             missing = self.chunks < at_least
@@ -76,8 +78,6 @@ class SpeechPool:
             except queue.Empty:
                 if not missing:
                     return
-                if self.chunks == len(self._numbers):
-                    raise RuntimeError(f"there are {self.chunks} chunks, not {at_least}") from None
                 path = chunk_path(self._folder, self._numbers[self.chunks])
                 if ended and not path.exists():
                     raise RuntimeError(f"synthesis ended without {path}") from None

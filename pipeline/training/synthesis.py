@@ -244,7 +244,7 @@ def present(folder: Path, chunks: int) -> list[int]:
 
 def complete(folder: Path, chunks: int) -> bool:
     """Whether the first ``chunks`` chunks are all there."""
-    return len(present(folder, chunks)) == chunks
+    return all(chunk_path(folder, index).exists() for index in range(chunks))
 
 
 def synthesise(
