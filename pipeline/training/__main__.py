@@ -25,7 +25,15 @@ from pipeline.training.export import export, resume
 from pipeline.training.learner import Learner
 from pipeline.training.recipe import Recipe
 from pipeline.training.replicas import Replicas, joined
-from pipeline.training.synthesis import SPEAKING_FIRST, claim, complete, in_background, present, synthesise
+from pipeline.training.synthesis import (
+    SPEAKING_BESIDE,
+    SPEAKING_FIRST,
+    SPEAKING_PROCESSES,
+    claim,
+    complete,
+    in_background,
+    synthesise,
+)
 from pipeline.training.text import Pair
 from pipeline.training.train import Budget, summary, train
 
@@ -48,8 +56,7 @@ def tokenizer_texts(pairs: Sequence[Pair]) -> Iterator[str]:
     for language, own in indices.items():
         for _ in range(round(weights[language] / min(weights.values()))):
             for index in own:
-                yield f" {pairs[index].source}"
-                yield f" {pairs[index].target}"
+                yield from (f" {side}" for side in (pairs[index].source, pairs[index].target) if side)
     names = [LANGUAGES[code] for code in (*indices, text.ENGLISH)]
     prompts = [
         f"user\n{recipes.INSTRUCTION.format(source=a, target=b)}\n\nmodel\n\n{b}:"
@@ -108,7 +115,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--chunks", type=int, help="chunks of speech to synthesise at most")
     parser.add_argument(
-        "--speak-minutes", type=float, help="synthesise for so long first, and nothing while the model trains"
+        "--speak-minutes",
+        type=float,
+        default=0.0,
+        help="synthesise for so long first, and no more on a GPU while the model trains",
     )
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) - 3))
     parser.add_argument("--pool-hours", type=float, help="hours of speech to hold in memory at most")
@@ -154,34 +164,24 @@ def main(argv: Sequence[str] | None = None) -> None:
             synthesise,
             pairs,
             options.speech,
+            chunks=recipe.chunks,
             processes=options.processes,
             seed=options.seed,
             engines=recipe.engines,
             coded=recipe.coded,
         )
-        numbers: Sequence[int] = range(recipe.chunks)
-        if options.speak_minutes is not None:
-            numbers = replicas.shared(
-                lambda: _speak_first(making_speech, options.speech, recipe.chunks, options.speak_minutes)
-            )
-            if not numbers:
-                parser.error(f"--speak-minutes: in {options.speak_minutes} minutes no speech was made")
-            chunks = len(numbers)
-            recipe = replace(recipe, chunks=chunks, first_chunks=min(recipe.first_chunks, chunks))
-        making_speech = partial(making_speech, chunks=recipe.chunks)
-        speaking = replicas.first and options.speak_minutes is None
-        with in_background(making_speech) if speaking else nullcontext(_made_elsewhere) as making:
-            _train(recipe, pairs, options, numbers, replicas=replicas, device=device, making=making)
-
-
-def _speak_first(make: Callable[..., None], folder: Path, chunks: int, minutes: float) -> list[int]:
-    """Let ``make``, a partial :func:`synthesise`, speak; returns the numbers of the chunks that there are."""
-    make(chunks=chunks, per_gpu=SPEAKING_FIRST, seconds=minutes * 60)
-    return present(folder, chunks)
+        per_gpu = SPEAKING_PROCESSES
+        if options.speak_minutes:
+            seconds = options.speak_minutes * 60
+            replicas.shared(lambda: making_speech(per_gpu=SPEAKING_FIRST, seconds=seconds))
+            per_gpu = SPEAKING_BESIDE
+        making_speech = partial(making_speech, per_gpu=per_gpu)
+        with in_background(making_speech) if replicas.first else nullcontext(_made_elsewhere) as making:
+            _train(recipe, pairs, options, replicas=replicas, device=device, making=making)
 
 
 def _made_elsewhere() -> bool:
-    """Whether speech is still made: the first process ends the others if it ends without, or all is there."""
+    """Whether speech is still made: the first process ends the others if it lacks speech."""
     return True
 
 
@@ -189,7 +189,6 @@ def _train(
     recipe: Recipe,
     pairs: Sequence[Pair],
     options: argparse.Namespace,
-    numbers: Sequence[int],
     *,
     replicas: Replicas,
     device: torch.device,
@@ -245,7 +244,6 @@ def _train(
         seed=options.seed,
         pool_samples=int(hours * 3600 * SAMPLE_RATE),
         making=making,
-        numbers=numbers,
         replicas=replicas,
         log=log,
         checkpoint=checkpoint,

@@ -18,6 +18,8 @@ import numpy.typing as npt
 from pipeline.config import SAMPLE_RATE
 from pipeline.gemma.prompt import CONTEXT_TOKENS, Prompt
 from pipeline.training.companions import Companions
+from pipeline.training.engines import NEURAL
+from pipeline.training.neural import is_neural
 from pipeline.training.synthesis import Chunk
 from pipeline.training.text import ENGLISH, Pair, alphabet, by_language, shares
 
@@ -165,8 +167,11 @@ class Batcher:
         self._audio_id = audio_id
         self._unreadable, self._mask_id = unreadable, mask_id
         self._random = Random(seed)
-        self._texts = by_language(pairs)
-        self._shares = shares({language: len(own) for language, own in self._texts.items()})
+        indices = by_language(pairs)
+        self._texts = {
+            language: [index for index in own if pairs[index].whole] for language, own in indices.items()
+        }
+        self._shares = shares({language: len(own) for language, own in indices.items()})
         self._languages = (*self._texts, ENGLISH)
         self._letters = alphabet(self._languages)
         self._told = told
@@ -174,6 +179,7 @@ class Batcher:
         self._after = prompt.after_audio()
         self._chunks: list[list[_Utterance]] = []
         self._spoken: list[str] = []
+        self._of_engine: dict[bool, list[int]] = {}
         directions = [pair for language in self._texts for pair in ((language, ENGLISH), (ENGLISH, language))]
         self._before = {direction: prompt.before_audio(*direction) for direction in directions}
         self._width = max(map(len, self._before.values()))
@@ -187,19 +193,24 @@ class Batcher:
         """Make a chunk known whose audio begins at ``offset`` of the pool."""
         starts = offset + np.concatenate([[0], np.cumsum(chunk.lengths)])
         words = np.concatenate([[0], np.cumsum(chunk.word_counts)])
+        self._of_engine.setdefault(is_neural(chunk.voice), []).append(len(self._chunks))
         self._spoken.append(chunk.language)
+        # Those that nobody translated together, so that most examples of several are of one kind.
         self._chunks.append(
-            [
-                _Utterance(
-                    len(self._chunks),
-                    row,
-                    int(starts[row]),
-                    int(chunk.lengths[row]),
-                    int(chunk.sentences[row]),
-                    tuple(int(end) for end in chunk.word_ends[words[row] : words[row + 1]]),
-                )
-                for row in range(len(chunk.sentences))
-            ]
+            sorted(
+                [
+                    _Utterance(
+                        len(self._chunks),
+                        row,
+                        int(starts[row]),
+                        int(chunk.lengths[row]),
+                        int(chunk.sentences[row]),
+                        tuple(int(end) for end in chunk.word_ends[words[row] : words[row + 1]]),
+                    )
+                    for row in range(len(chunk.sentences))
+                ],
+                key=lambda utterance: self._pairs[utterance.sentence].whole,
+            )
         )
 
     def batch(self, index: int) -> Batch:
@@ -232,7 +243,7 @@ class Batcher:
             language = self._random.choice(self._languages)
             target = self._some_language() if language == ENGLISH else ENGLISH
             return _Example(int(seconds * SAMPLE_RATE), [], language, target, "", "")
-        chunk_index = self._random.randrange(len(self._chunks))
+        chunk_index = self._random.choice(self._some_engine())
         chunk, language = self._chunks[chunk_index], self._spoken[chunk_index]
         if not chunk:
             return None
@@ -253,6 +264,8 @@ class Batcher:
         for utterance in (chunk[(first + k) % len(chunk)] for k in range(min(most, len(chunk)))):
             length = int(utterance.samples / speed)
             sentence, target, translation = self._pairs[utterance.sentence].turned(language)
+            if meant and bool(translation) != bool(meant[0]):
+                break
             can_cut = len(utterance.word_ends) > 2 and draw > 0.86
             if can_cut and (most == 1 or position + length > limit):
                 keep = self._random.randrange(1, len(utterance.word_ends))
@@ -281,7 +294,7 @@ class Batcher:
             language,
             target,
             " ".join(said),
-            None if cut else " ".join(meant),
+            None if cut or not meant[0] else " ".join(meant),
             [chunk[(first + k) % len(chunk)].sentence for k in range(len(pieces))],
         )
 
@@ -298,6 +311,13 @@ class Batcher:
                 said[self._random.randrange(len(said))] = companion
         names = dict.fromkeys(_NAME.findall(" ".join([example.transcript, *said])))
         return self._prompt.context(" ".join(names) if self._random.random() < 0.3 else "", said)
+
+    def _some_engine(self) -> list[int]:
+        """Chunks of neural voices by their share, whatever there is of the others', or these."""
+        kinds = list(self._of_engine)
+        return self._of_engine[
+            self._random.choices(kinds, [NEURAL if kind else 1 - NEURAL for kind in kinds])[0]
+        ]
 
     def _some_language(self) -> str:
         """One of those beside English, by its share."""

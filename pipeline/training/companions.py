@@ -48,8 +48,8 @@ class Companions:
 def companions(pairs: Sequence[Pair]) -> dict[str, Companions]:
     """Sentences that go together, by the language that they are spoken in and the numbers of their pairs."""
     texts = {
-        language: {index: pairs[index].source for index in own}
+        language: {index: pairs[index].source for index in own if pairs[index].source}
         for language, own in by_language(pairs).items()
     }
-    texts[ENGLISH] = {index: pair.target for index, pair in enumerate(pairs)}
+    texts[ENGLISH] = {index: pair.target for index, pair in enumerate(pairs) if pair.target}
     return {language: Companions(some) for language, some in texts.items()}

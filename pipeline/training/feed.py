@@ -7,7 +7,7 @@ import multiprocessing
 import pickle
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from pipeline.training.batches import Batch, Batcher
-from pipeline.training.synthesis import Chunk, chunk_path
+from pipeline.training.synthesis import Chunk, chunk_path, present
 
 EARLY = 200
 """Chunks that are read from their files before they are taken in; 3 MB each."""
+POLL_SECONDS = 0.5
+"""Between two looks at the folder for new chunks."""
 PREFETCH = 4
 """Batches that each process draws ahead."""
 
@@ -33,7 +35,7 @@ class SpeechPool:
         capacity: samples that the buffer holds; what does not fit is left out.
         device: of the buffer.
         making: tells whether chunks are still being made.
-        numbers: of the chunks, in the order in which they are taken in.
+        most: chunks that there may be; they are taken in as they come, some engines being faster.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class SpeechPool:
         device: torch.device,
         making: Callable[[], bool],
         *,
-        numbers: Sequence[int],
+        most: int,
     ) -> None:
         self.buffer = torch.zeros(capacity, dtype=torch.int16, device=device)
         self.filled = 0
@@ -52,7 +54,7 @@ class SpeechPool:
         self._folder = folder
         self._drawing = drawing
         self._making = making
-        self._numbers = numbers
+        self._most = most
         self._full = False
         # Files are read beside the training; the device is used by its own thread alone.
         self._early: queue.Queue[Chunk | Exception] = queue.Queue(EARLY)
@@ -61,15 +63,15 @@ class SpeechPool:
         self._loader.start()
 
     def read(self, at_least: int = 0) -> None:
-        """Take in the chunks that are ready, in order; wait until there are ``at_least`` of them.
+        """Take in the chunks that are ready; wait until there are ``at_least`` of them.
 
         Raises:
-            RuntimeError: they are not all there and nobody makes them any more, or there will not be so many.
+            RuntimeError: so many are not there and nobody makes them any more, or will not be there.
             ValueError: the buffer is too small for the first of them.
         """
-        if at_least > len(self._numbers):
-            raise RuntimeError(f"there are {len(self._numbers)} chunks, not {at_least}")
-        while not self._full and self.chunks < len(self._numbers):
+        if at_least > self._most:
+            raise RuntimeError(f"there are {self._most} chunks at most, not {at_least}")
+        while not self._full and self.chunks < self._most:
             # Asked first: what was made before the maker ended is there to be loaded.
             ended = not self._making()
             missing = self.chunks < at_least
@@ -78,9 +80,10 @@ class SpeechPool:
             except queue.Empty:
                 if not missing:
                     return
-                path = chunk_path(self._folder, self._numbers[self.chunks])
-                if ended and not path.exists():
-                    raise RuntimeError(f"synthesis ended without {path}") from None
+                if ended and len(present(self._folder, self._most)) == self.chunks:
+                    raise RuntimeError(
+                        f"synthesis ended with {self.chunks} chunks in {self._folder}, not {at_least}"
+                    ) from None
                 continue
             if isinstance(chunk, Exception):
                 raise chunk
@@ -103,11 +106,7 @@ class SpeechPool:
         self._loader.join()
 
     def _load(self) -> None:
-        for number in self._numbers:
-            path = chunk_path(self._folder, number)
-            while not path.exists():
-                if self._closed.wait(0.2):
-                    return
+        for path in self._coming():
             try:
                 loaded: Chunk | Exception = Chunk.load(path)
             except Exception as error:
@@ -119,6 +118,18 @@ class SpeechPool:
                 except queue.Full:
                     if self._closed.is_set():
                         return
+
+    def _coming(self) -> Iterator[Path]:
+        """Files of chunks, each once it is there, until the pool is closed."""
+        taken: set[int] = set()
+        while len(taken) < self._most:
+            new = [number for number in present(self._folder, self._most) if number not in taken]
+            for number in new:
+                yield chunk_path(self._folder, number)
+            taken.update(new)
+            # Not at once: whoever reads a folder of thousands keeps the training from its own work.
+            if self._closed.wait(POLL_SECONDS):
+                return
 
 
 class Drawing:

@@ -51,6 +51,8 @@ _PITCHES = 60.0, 500.0
 
 _LANGUAGES = {"es": "e", "fr": "f", "it": "i", "pt": "p", "en": "ab"}
 """Letters that names of speakers begin with."""
+_NAME = "kokoro-"
+"""What names of these voices begin with."""
 _ALPHABETS = "abefip"
 """Those of languages in Latin script, whose speakers may lend their voices to each other."""
 _SINGLE = (
@@ -306,11 +308,16 @@ class KokoroVoice:
     @property
     def name(self) -> str:
         """Engine and voice."""
-        return f"kokoro-{self.sex}"
+        return f"{_NAME}{self.sex}"
 
     def speak(self, texts: Sequence[str], random: Random) -> list[Speech | None]:
         """See :class:`~pipeline.training.voices.Voice`."""
         return speak_together([(self, texts, random)])[0]
+
+
+def is_neural(voice: str) -> bool:
+    """Whether a name is that of a :class:`KokoroVoice`."""
+    return voice.startswith(_NAME)
 
 
 def speak_together(

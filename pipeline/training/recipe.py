@@ -64,11 +64,11 @@ class Recipe:
     ffn: int = 1024
     ple: int = 16
     buckets: tuple[Bucket, ...] = (
-        Bucket(0.0, 640, 32, 0.20),
-        Bucket(3.0, 360, 40, 0.36),
-        Bucket(5.0, 220, 60, 0.28),
-        Bucket(12.0, 90, 140, 0.10),
-        Bucket(28.0, 40, 330, 0.06),
+        Bucket(0.0, 640, 32, 0.18),
+        Bucket(3.0, 360, 40, 0.25),
+        Bucket(5.0, 220, 60, 0.25),
+        Bucket(12.0, 90, 140, 0.25),
+        Bucket(28.0, 40, 330, 0.07),
     )
     matrix_rate: float = 0.015
     vector_rate: float = 1.5e-3

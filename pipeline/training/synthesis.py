@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import sys
 import time
@@ -41,6 +42,8 @@ SPEAKING_PROCESSES = 2
 """For each GPU, of voices that speak on one: while one is at the phonemes, the other uses it."""
 SPEAKING_FIRST = 4
 """The same before training begins, when nothing else uses the GPU."""
+SPEAKING_BESIDE = 0
+"""The same beside a training that was spoken for first: it has what it needs of them, and lacks time."""
 TOGETHER = 8
 """Chunks that such a process makes at a time."""
 
@@ -85,6 +88,9 @@ class Chunk:
         return cls(**{**values, "language": str(values["language"]), "voice": str(values["voice"])})
 
 
+_CHUNK = re.compile(r"chunk-(\d{6})\.npz")
+
+
 def chunk_path(folder: Path, index: int) -> Path:
     """Where chunk ``index`` lies."""
     return folder / f"chunk-{index:06d}.npz"
@@ -103,8 +109,9 @@ def plan(pairs: Sequence[Pair], seed: int) -> Iterator[Item]:
     streams, weights = [], []
     for language, own in indices.items():
         for spoken, weight in ((language, 1.0), (ENGLISH, len(indices) ** -0.5)):
-            streams.append(_passes(own, spoken, seed))
-            weights.append(often[language] * weight)
+            if some := [index for index in own if pairs[index].side(spoken)]:
+                streams.append(_passes(some, spoken, seed))
+                weights.append(often[language] * weight)
     made = [0] * len(streams)
     for index in itertools.count():
         # Whoever is furthest behind its share; with equal shares, all in turn.
@@ -238,13 +245,14 @@ def claim(folder: Path, pairs: Sequence[Pair], seed: int) -> None:
 
 
 def present(folder: Path, chunks: int) -> list[int]:
-    """Which of the first ``chunks`` chunks are there."""
-    return [index for index in range(chunks) if chunk_path(folder, index).exists()]
+    """Which of the first ``chunks`` chunks are there, in order."""
+    numbers = (int(found[1]) for name in os.listdir(folder) if (found := _CHUNK.fullmatch(name)))
+    return sorted(number for number in numbers if number < chunks)
 
 
 def complete(folder: Path, chunks: int) -> bool:
     """Whether the first ``chunks`` chunks are all there."""
-    return all(chunk_path(folder, index).exists() for index in range(chunks))
+    return folder.is_dir() and len(present(folder, chunks)) == chunks
 
 
 def synthesise(
@@ -269,7 +277,7 @@ def synthesise(
         seed: of the plan, the voices and how they speak.
         engines: whose voices speak.
         coded: share of the sentences that go through Opus.
-        per_gpu: processes of voices that speak on a GPU, for each.
+        per_gpu: processes of voices that speak on a GPU, for each; with 0 these voices are left out there.
         seconds: after so many no chunk is begun any more.
 
     Raises:
@@ -300,7 +308,8 @@ def synthesise(
 
         made = [begin(on_cpu, processes)]
         # Not any process, on any GPU: each one more takes its memory and its share of the time of training.
-        made += [begin(on_gpu[gpu :: len(gpus)], per_gpu, gpu) for gpu in gpus if neural]
+        if per_gpu:
+            made += [begin(on_gpu[gpu :: len(gpus)], per_gpu, gpu) for gpu in gpus if neural]
         for _ in itertools.zip_longest(*made):
             pass
 

@@ -2,7 +2,8 @@
 
 One side of every pair is English. Input files are UTF-8 ``sentence<TAB>English`` lines, gzipped, named
 ``<set>.<language>-en.tsv.gz``; the bundled model's come from Tatoeba (CC BY 2.0 FR, tatoeba.org, as prepared
-by manythings.org/anki) and TICO-19 (CC0).
+by manythings.org/anki), TICO-19 (CC0), and from what :mod:`pipeline.training.sources` writes. Where nobody
+translated a sentence, the other column is empty: it teaches to hear, and not to translate.
 """
 
 from __future__ import annotations
@@ -40,13 +41,16 @@ LONGEST = 220
 """Characters of the longest sentence that is used, about 16 s of speech."""
 
 
+FURTHER_SETS = ("tico19", "bible", "words")
+"""What is trained on beside ``split-train``, where it is there."""
+
 EVENNESS = 0.3
 """Exponent of a language's amount of text in its share: with 1 shares are amounts, with 0 all alike."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A sentence and its translation.
+    """A sentence and its translation, either of which may be missing: ``""``.
 
     Args:
         source: the sentence.
@@ -57,6 +61,11 @@ class Pair:
     source: str
     target: str
     language: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether both sides are there."""
+        return bool(self.source and self.target)
 
     def side(self, language: str) -> str:
         """The sentence in ``language``, which is its own or English."""
@@ -88,6 +97,8 @@ def alphabet(languages: Iterable[str]) -> str:
 def read_pairs(path: Path, language: str) -> list[Pair]:
     """All pairs of one file, cleaned, but for those too long or with signs outside the language's alphabet.
 
+    One of the sides may be empty.
+
     Args:
         path: the file.
         language: of its first column; the second one is English.
@@ -100,9 +111,10 @@ def read_pairs(path: Path, language: str) -> list[Pair]:
             if len(columns) < 2:
                 continue
             pair = Pair(clean(columns[0]), clean(columns[1]), language)
-            if all(
-                0 < len(side) <= LONGEST and allowed.fullmatch(side) and re.search(r"[A-Za-z]", side)
-                for side in (pair.source, pair.target)
+            sides = [side for side in (pair.source, pair.target) if side]
+            if sides and all(
+                len(side) <= LONGEST and allowed.fullmatch(side) and re.search(r"[A-Za-z]", side)
+                for side in sides
             ):
                 pairs.append(pair)
     return pairs
@@ -110,7 +122,7 @@ def read_pairs(path: Path, language: str) -> list[Pair]:
 
 def without(pairs: Iterable[Pair], held_out: Iterable[Pair]) -> list[Pair]:
     """``pairs`` that share neither side with a held-out pair (by :func:`fingerprint`)."""
-    seen = {fingerprint(side) for pair in held_out for side in (pair.source, pair.target)}
+    seen = {fingerprint(side) for pair in held_out for side in (pair.source, pair.target)} - {""}
     return [
         pair
         for pair in pairs
@@ -130,16 +142,15 @@ def load(folder: Path, languages: Sequence[str], seed: int) -> tuple[list[Pair],
         seed: of the order.
 
     Raises:
-        FileNotFoundError: a file is missing; ``tico19`` may be.
+        FileNotFoundError: a file is missing; those of :data:`FURTHER_SETS` may be.
     """
     others = [language for language in languages if language != ENGLISH]
     held_out = [pair for code in others for pair in read_pairs(folder / f"split-dev.{code}-en.tsv.gz", code)]
     training: list[Pair] = []
     for code in others:
         pairs = read_pairs(folder / f"split-train.{code}-en.tsv.gz", code)
-        tico = folder / f"tico19.{code}-en.tsv.gz"
-        if tico.exists():
-            pairs += read_pairs(tico, code)
+        further = [folder / f"{name}.{code}-en.tsv.gz" for name in FURTHER_SETS]
+        pairs += [pair for path in further if path.exists() for pair in read_pairs(path, code)]
         kept = sorted(set(without(pairs, held_out)), key=lambda pair: (pair.source, pair.target))
         Random(seed).shuffle(kept)
         training += kept
@@ -147,7 +158,7 @@ def load(folder: Path, languages: Sequence[str], seed: int) -> tuple[list[Pair],
 
 
 def by_language(pairs: Sequence[Pair]) -> dict[str, list[int]]:
-    """Indices of the pairs of each language."""
+    """Indices of the pairs of each language, those with a side missing among them."""
     indices: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
         indices.setdefault(pair.language, []).append(index)

@@ -94,7 +94,6 @@ def train(
     seed: int,
     pool_samples: int,
     making: Callable[[], bool],
-    numbers: Sequence[int] | None = None,
     replicas: Replicas | None = None,
     log: Callable[[str], None] = print,
     checkpoint: Callable[[int], None] | None = None,
@@ -111,7 +110,6 @@ def train(
         seed: of augmentation and widths.
         pool_samples: size of the pool of speech in samples.
         making: tells whether chunks are still being made.
-        numbers: of the chunks to learn from; None for the first of them, as many as the recipe says.
         replicas: the processes that train the same model on other devices; None if there are none.
         log: receives one line every :data:`LOG_EVERY` steps.
         checkpoint: called every :data:`CHECKPOINT_EVERY` steps and at the end with the step number.
@@ -139,11 +137,10 @@ def train(
     rates = [stepper.param_groups[0]["lr"] for stepper in steppers]
     # Since the last line of the log, by what they are of.
     losses: dict[str, list[Tensor]] = {"answer": [], "ctc": [], "text": []}
-    numbers = range(recipe.chunks) if numbers is None else numbers
     step, seconds = 0, 0.0
     with (
         closing(Drawing(batchers, seed)) as drawing,
-        closing(SpeechPool(folder, drawing, pool_samples, device, making, numbers=numbers)) as pool,
+        closing(SpeechPool(folder, drawing, pool_samples, device, making, most=recipe.chunks)) as pool,
     ):
         pool.read(recipe.first_chunks)
         log(f"{pool.chunks} chunks, {pool.filled / SAMPLE_RATE / 3600:.1f} h of speech to begin with")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.gemma.prompt import CONTEXT_TOKENS
 from pipeline.speech import TAIL
 from pipeline.training.batches import Batch, Batcher, Bucket, soft_tokens, spelled
+from pipeline.training.engines import NEURAL
 from pipeline.training.synthesis import Chunk
 from pipeline.training.text import alphabet
 from tests.pipeline.training.conftest import RECIPE, batcher_of
@@ -355,3 +356,47 @@ def test_new_chunks_are_drawn_from(built, pairs, chunks):
 
     assert batcher.chunks == 2
     assert before.max() < len(chunks[0].pcm) < after.max()
+
+
+def test_a_sentence_that_nobody_translated_is_learned_to_be_heard(built, pairs, chunks):
+    """Its words and their end, as of half a sentence; no example mixes such sentences with others."""
+    half = [*pairs]
+    for index in range(0, len(pairs), 3):
+        half[index] = replace(pairs[index], target="")
+    reader = Reader(built, half, chunks[:1])
+    batcher = batcher_of(built, half, BUCKETS)
+    batcher.add(chunks[0], 0)
+    translated = {True: 0, False: 0}
+    for example in reader.examples([*draw(batcher, SHORT), *draw(batcher, MEDIUM), *draw(batcher, LONG)]):
+        starts = [int(start) for start in example.batch.piece_source[example.pieces]]
+        sentences = [reader.said[start] for start in starts]
+        if not sentences or example.transcript != " ".join(sentences):
+            continue
+        (whole,) = {pair.whole for pair in half if pair.source in sentences}
+        translated[whole] += 1
+        words, newline = reader.prompt.words(example.transcript), reader.prompt.translation_label("en")[0]
+        assert (example.learned == [*words, newline]) is not whole
+    assert min(translated.values()) > 10
+
+
+def test_text_without_audio_and_contexts_are_of_whole_pairs(built, pairs, chunks):
+    whole = pairs[:20] + pairs[500:520]
+    alone = [replace(pair, target="") for pair in pairs[20:60]] + [replace(pairs[60], source="")]
+    batcher = batcher_of(built, [*whole, *alone], BUCKETS)
+    said = {pair.source for pair in whole} | {pair.target for pair in whole}
+    reader = Reader(built, [*whole, *alone], [])
+
+    assert {
+        example.text.split("\n")[0].strip() for example in reader.examples(draw(batcher, TEXT, 9))
+    } <= said
+
+
+def test_neural_voices_keep_their_share_whatever_the_others_have_made(built, pairs, chunks):
+    batcher = batcher_of(built, pairs, (Bucket(2.5, 400, 80, 1.0),))
+    batcher.add(replace(chunks[0], voice="kokoro-f"), 0)
+    for number in range(1, 6):
+        batcher.add(chunks[number % 4], 10**9 * number)
+    batch = batcher.batch(0)
+    neural = (batch.piece_source < 10**9).mean()
+
+    assert neural == pytest.approx(NEURAL, abs=0.12)

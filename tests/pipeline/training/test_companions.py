@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from pipeline.training.companions import MOST, Companions, companions
-from pipeline.training.text import fingerprint
+from pipeline.training.text import Pair, fingerprint
 
 TEXTS = [
     "Tom lives in Lisbon.",
@@ -59,6 +59,15 @@ def test_languages_keep_to_themselves(pairs):
     # Their English is one language.
     english = [together["en"].of(index, Random(1)) for index in range(500)]
     assert {text for text in english if text} & {pair.target for pair in pairs if pair.language == "fr"}
+
+
+def test_missing_sides_are_no_company():
+    pairs = [Pair("", "A zebra.", "es"), Pair("Una cebra.", "", "es"), Pair("La cebra.", "The zebra.", "es")]
+    together = companions(pairs)
+
+    assert {together["es"].of(1, Random(seed)) for seed in range(20)} == {None, "La cebra."}
+    assert {together["en"].of(0, Random(seed)) for seed in range(20)} == {None, "The zebra."}
+    assert together["en"].of(1, Random(1)) is None
 
 
 @pytest.mark.parametrize("texts", [[], ["alone"]])

@@ -1,9 +1,9 @@
-"""What the loop is fed: speech in its order as it comes, and batches drawn by processes that may die."""
+"""What the loop is fed: speech as it comes, and batches drawn by processes that may die."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,17 @@ def pool_of(
     folder: Path,
     capacity: int = ROOM,
     making: Callable[[], bool] = lambda: False,
-    numbers: Sequence[int] = range(100),
+    most: int = 100,
 ) -> Iterator[tuple[SpeechPool, Listener]]:
     listener: Any = Listener()
-    pool = SpeechPool(folder, listener, capacity, CPU, making, numbers=numbers)
+    pool = SpeechPool(folder, listener, capacity, CPU, making, most=most)
     try:
         yield pool, listener
     finally:
         pool.close()
 
 
-def test_the_pool_holds_the_chunks_in_their_order(folder, chunks):
+def test_the_pool_holds_the_chunks_that_are_there_in_their_order(folder, chunks):
     with pool_of(folder) as (pool, listener):
         pool.read(len(chunks))
 
@@ -57,19 +57,20 @@ def test_the_pool_holds_the_chunks_in_their_order(folder, chunks):
 
 
 def test_the_pool_grows_when_speech_comes(folder, chunks):
-    """Not by what comes too early: chunks keep their order."""
-    late = chunk_path(folder, 2)
+    """In whatever order: some engines are faster than others."""
+    late = chunk_path(folder, 1)
     late.rename(folder / "later")
     with pool_of(folder) as (pool, listener):
-        pool.read(2)
+        pool.read(3)
         pool.read()
-        assert pool.chunks == 2
+        assert pool.chunks == 3
         filled = pool.filled
         (folder / "later").rename(late)
         pool.read(4)
 
     assert filled < pool.filled == sum(len(chunk.pcm) for chunk in chunks)
-    assert [chunk.voice for chunk, _ in listener.told] == [chunk.voice for chunk in chunks]
+    read = [chunk.sentences[0] for chunk, _ in listener.told]
+    assert read == [chunks[number].sentences[0] for number in (0, 2, 3, 1)]
 
 
 def test_the_pool_waits_for_as_many_as_are_needed(tmp_path, chunks):
@@ -96,16 +97,16 @@ def test_a_full_pool_takes_no_more(folder, chunks):
 
 
 def test_waiting_for_speech_that_nobody_makes_is_an_error(folder):
-    with pool_of(folder) as (pool, _), pytest.raises(RuntimeError, match=r"ended without .*chunk-000004"):
+    with pool_of(folder) as (pool, _), pytest.raises(RuntimeError, match=r"ended with 4 chunks in .*, not 5"):
         pool.read(5)
 
 
-def test_the_pool_takes_the_chunks_that_it_is_told_and_no_others(folder, chunks):
-    with pool_of(folder, numbers=[3, 1]) as (pool, listener):
+def test_the_pool_takes_as_many_chunks_as_it_is_told_and_no_others(folder):
+    with pool_of(folder, most=2) as (pool, listener):
         pool.read(2)
         pool.read()
-        assert [chunk.voice for chunk, _ in listener.told] == [chunks[3].voice, chunks[1].voice]
-        with pytest.raises(RuntimeError, match="there are 2 chunks, not 3"):
+        assert len(listener.told) == 2
+        with pytest.raises(RuntimeError, match="there are 2 chunks at most, not 3"):
             pool.read(3)
 
 

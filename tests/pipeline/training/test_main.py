@@ -7,7 +7,9 @@ import math
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pipeline.audio.files import read_audio
 from pipeline.config import AudioFormat
 from pipeline.training import __main__ as command
 from pipeline.training import engines
+from pipeline.training.synthesis import synthesise
 from pipeline.training.text import Pair
 
 ROOT = Path(__file__).parents[3]
@@ -84,22 +87,26 @@ def test_the_tiny_recipe_makes_a_model_that_runs(text: Path, tmp_path: Path, rec
 
 
 @pytest.mark.usefixtures("espeak_ng")
-def test_speech_may_be_made_first_and_none_while_the_model_trains(text: Path, tmp_path: Path, capsys):
-    speech = tmp_path / "speech"
-    common = ("--tiny", "--text", text, "--speech", speech, "--out", tmp_path / "model")
-    common = (*common, "--device", "cpu", "--steps", 1)
+def test_speech_may_be_made_before_the_training(text: Path, tmp_path: Path, capsys, monkeypatch):
+    """By more processes on a GPU than beside it, where none of them speaks there any more."""
+    made: list[dict[str, Any]] = []
 
-    assert "in 0.0 minutes no speech was made" in refusal(capsys, *common, "--speak-minutes", 0)
-    # All that is asked for, or what there is when the time is over: both times less than training waits for.
-    for minutes, chunks in ((10, 2), (0, 5)):
-        more = (*common, "--speak-minutes", minutes, "--chunks", chunks)
-        with torch.random.fork_rng():
-            command.main([*map(str, more)])
-        said = capsys.readouterr().out
-        assert " pairs, 2 chunks of speech at most; " in said
-        assert "\n2 chunks, " in said
-        assert "trained for 1 steps" in said
-    assert [path.name for path in sorted(speech.glob("chunk-*"))] == ["chunk-000000.npz", "chunk-000001.npz"]
+    def noted(*arguments: Any, **options: Any) -> None:
+        made.append(options)
+        synthesise(*arguments, **options)
+
+    monkeypatch.setattr(command, "synthesise", noted)
+    monkeypatch.setattr(command, "in_background", lambda make: nullcontext(lambda: make() or False))
+    common = ("--tiny", "--text", text, "--speech", tmp_path / "speech", "--out", tmp_path / "model")
+    common = (*common, "--device", "cpu", "--steps", 1, "--chunks", 2)
+    with torch.random.fork_rng():
+        command.main([*map(str, (*common, "--speak-minutes", 10))])
+
+    assert "\n2 chunks, " in capsys.readouterr().out
+    first, *beside = made
+    assert first["seconds"] == 600
+    assert first["per_gpu"] == 4
+    assert {options["per_gpu"] for options in beside} <= {0}
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

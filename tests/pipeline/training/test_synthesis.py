@@ -37,7 +37,7 @@ ESPEAK = ("espeak-ng",)
 
 
 def pairs_of(**counts: int) -> list[Pair]:
-    return [Pair("", "", language) for language, count in counts.items() for _ in range(count)]
+    return [Pair("sí", "yes", language) for language, count in counts.items() for _ in range(count)]
 
 
 @given(count=st.integers(1, 4 * CHUNK), seed=st.integers(0, 9))

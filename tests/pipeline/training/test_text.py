@@ -49,7 +49,10 @@ def test_pairs_that_the_model_cannot_say_or_write_are_left_out(tmp_path: Path):
         path,
         [
             ("¿Dónde estás?", "Where are you?", "CC-BY"),
-            ("no translation",),
+            ("only one column",),
+            ("Nadie lo tradujo.", ""),
+            ("", "Nobody translated it."),
+            ("", ""),
             ("...", "It is only silence."),
             ("Habla 日本語.", "She speaks Japanese."),
             ("a" * (text.LONGEST + 1), "too long"),
@@ -59,6 +62,8 @@ def test_pairs_that_the_model_cannot_say_or_write_are_left_out(tmp_path: Path):
 
     assert text.read_pairs(path, "es") == [
         Pair("¿Dónde estás?", "Where are you?", "es"),
+        Pair("Nadie lo tradujo.", "", "es"),
+        Pair("", "Nobody translated it.", "es"),
         Pair("a" * text.LONGEST, "just short enough", "es"),
     ]
 
@@ -125,6 +130,19 @@ def test_no_training_pair_shares_a_side_with_a_held_out_one(folder: Path):
         for pair in training
         if text.fingerprint(pair.source) in secret or text.fingerprint(pair.target) in secret
     ]
+
+
+def test_further_sets_are_read_where_they_are_and_nothing_else(folder: Path):
+    write(folder / "bible.es-en.tsv.gz", [("", "Jesus wept.")])
+    write(folder / "words.es-en.tsv.gz", [("Muchedumbre balbuciente de.", "")])
+    write(folder / "flores200-devtest.es-en.tsv.gz", [("Nunca.", "Never trained on.")])
+    training, _ = text.load(folder, SPANISH, seed=1)
+
+    assert {pair for pair in training if not pair.whole} == {
+        Pair("", "Jesus wept.", "es"),
+        Pair("Muchedumbre balbuciente de.", "", "es"),
+    }
+    assert "Never trained on." not in {pair.target for pair in training}
 
 
 def test_translations_are_kept_and_doubles_dropped(folder: Path):
