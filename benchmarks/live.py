@@ -41,6 +41,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,9 @@ def _options(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argpa
     options = parser.parse_args(argv)
     if options.sentences < 1 or not 20 <= options.frame <= 100 or options.noise_seconds < 1:
         parser.error("--sentences must be at least 1, --frame from 20 to 100, --noise-seconds at least 1")
+    # Told at once, and not when everything has been heard.
+    if find_spec("omnisteval") is None:
+        parser.error("the scorer is not installed: pip install 'surtitle[bench]'")
     return parser, options
 
 

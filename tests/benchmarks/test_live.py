@@ -92,6 +92,15 @@ def test_the_last_line_is_what_a_service_does(checkpoint, capsys, tmp_path):
     assert (tmp_path / "es-en" / "hypothesis.jsonl").is_file()
 
 
+def test_a_missing_scorer_is_told_before_anything_is_heard(capsys, monkeypatch):
+    monkeypatch.setattr(live, "find_spec", {}.get)
+    with pytest.raises(SystemExit) as ended:
+        live.main(["--policies"])
+
+    assert ended.value.code == 2
+    assert "the scorer is not installed: pip install 'surtitle[bench]'" in capsys.readouterr().err
+
+
 def test_people_are_heard_instead(babbler, capsys, monkeypatch, recording, tmp_path):
     """Recordings are sent as talks are, here without a service; what is not about them is left out."""
     pytest.importorskip("omnisteval")
