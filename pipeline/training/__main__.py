@@ -28,7 +28,6 @@ from pipeline.training.replicas import Replicas, joined
 from pipeline.training.synthesis import (
     SPEAKING_BESIDE,
     SPEAKING_FIRST,
-    SPEAKING_PROCESSES,
     claim,
     complete,
     in_background,
@@ -56,7 +55,7 @@ def tokenizer_texts(pairs: Sequence[Pair]) -> Iterator[str]:
     for language, own in indices.items():
         for _ in range(round(weights[language] / min(weights.values()))):
             for index in own:
-                yield from (f" {side}" for side in (pairs[index].source, pairs[index].target) if side)
+                yield from (f" {side}" for side in pairs[index].sides)
     names = [LANGUAGES[code] for code in (*indices, text.ENGLISH)]
     prompts = [
         f"user\n{recipes.INSTRUCTION.format(source=a, target=b)}\n\nmodel\n\n{b}:"
@@ -170,12 +169,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             engines=recipe.engines,
             coded=recipe.coded,
         )
-        per_gpu = SPEAKING_PROCESSES
         if options.speak_minutes:
             seconds = options.speak_minutes * 60
-            replicas.shared(lambda: making_speech(per_gpu=SPEAKING_FIRST, seconds=seconds))
-            per_gpu = SPEAKING_BESIDE
-        making_speech = partial(making_speech, per_gpu=per_gpu)
+            replicas.shared(partial(making_speech, per_gpu=SPEAKING_FIRST, seconds=seconds))
+            making_speech = partial(making_speech, per_gpu=SPEAKING_BESIDE)
         with in_background(making_speech) if replicas.first else nullcontext(_made_elsewhere) as making:
             _train(recipe, pairs, options, replicas=replicas, device=device, making=making)
 

@@ -111,8 +111,11 @@ def _installed(module: str) -> Any:
 
 
 def _write(path: Path, rows: Iterable[Row]) -> int:
+    # All of them first: what a failure left would be taken for a small set.
+    lines = [f"{one}\t{two}\n" for one, two in rows]
     with gzip.open(path, "wt", encoding="utf-8") as file:
-        return sum(1 for one, two in rows if file.write(f"{one}\t{two}\n"))
+        file.writelines(lines)
+    return len(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -88,7 +88,7 @@ class Chunk:
         return cls(**{**values, "language": str(values["language"]), "voice": str(values["voice"])})
 
 
-_CHUNK = re.compile(r"chunk-(\d{6})\.npz")
+_CHUNK = re.compile(r"chunk-(\d{6,})\.npz")
 
 
 def chunk_path(folder: Path, index: int) -> Path:

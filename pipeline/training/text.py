@@ -63,9 +63,14 @@ class Pair:
     language: str
 
     @property
+    def sides(self) -> list[str]:
+        """Those that are there."""
+        return [side for side in (self.source, self.target) if side]
+
+    @property
     def whole(self) -> bool:
         """Whether both sides are there."""
-        return bool(self.source and self.target)
+        return len(self.sides) == 2
 
     def side(self, language: str) -> str:
         """The sentence in ``language``, which is its own or English."""
@@ -111,10 +116,9 @@ def read_pairs(path: Path, language: str) -> list[Pair]:
             if len(columns) < 2:
                 continue
             pair = Pair(clean(columns[0]), clean(columns[1]), language)
-            sides = [side for side in (pair.source, pair.target) if side]
-            if sides and all(
+            if pair.sides and all(
                 len(side) <= LONGEST and allowed.fullmatch(side) and re.search(r"[A-Za-z]", side)
-                for side in sides
+                for side in pair.sides
             ):
                 pairs.append(pair)
     return pairs
@@ -122,12 +126,8 @@ def read_pairs(path: Path, language: str) -> list[Pair]:
 
 def without(pairs: Iterable[Pair], held_out: Iterable[Pair]) -> list[Pair]:
     """``pairs`` that share neither side with a held-out pair (by :func:`fingerprint`)."""
-    seen = {fingerprint(side) for pair in held_out for side in (pair.source, pair.target)} - {""}
-    return [
-        pair
-        for pair in pairs
-        if fingerprint(pair.source) not in seen and fingerprint(pair.target) not in seen
-    ]
+    seen = {fingerprint(side) for pair in held_out for side in pair.sides}
+    return [pair for pair in pairs if not any(fingerprint(side) in seen for side in pair.sides)]
 
 
 def load(folder: Path, languages: Sequence[str], seed: int) -> tuple[list[Pair], list[Pair]]:

@@ -123,3 +123,4 @@ def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys)
 
     assert ended.value.code == 2
     assert "the Python package pysword is not installed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
