@@ -275,9 +275,6 @@ def _options(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argpa
     options = parser.parse_args(argv)
     if options.sentences < 1 or not 20 <= options.frame <= 100 or options.noise_seconds < 1:
         parser.error("--sentences must be at least 1, --frame from 20 to 100, --noise-seconds at least 1")
-    # Told at once, and not when everything has been heard.
-    if find_spec("omnisteval") is None:
-        parser.error("the scorer is not installed: pip install 'surtitle[bench]'")
     return parser, options
 
 
@@ -290,6 +287,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = options.direction or (known if options.human else DEFAULT)
     if unknown := set(names) - known.keys():
         parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    # Told at once, and not when everything has been heard.
+    if find_spec("omnisteval") is None:
+        parser.error("the scorer is not installed: pip install 'surtitle[bench]'")
     wanted = [known[name] for name in names]
     if options.human:
         talks = recorded_talks(options.human, wanted, options.sentences, PAUSES)
