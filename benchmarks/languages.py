@@ -1,11 +1,12 @@
 """How often the language of an utterance is detected, and after how much speech.
 
-    python -m benchmarks.languages [--model DIR] [--limit 50]
+    python -m benchmarks.languages [--human DIR] [--model DIR] [--limit 50]
 
 Held-out sentences of every language that the model knows and that there are some of, spoken by voices of
-espeak-ng that training never heard (:mod:`benchmarks.quality`), go through a
-:class:`~pipeline.translation.SpeechTranslator` that is told ``auto``: cut off behind 1 s, cut off behind 2 s,
-and whole. Each clip is the first utterance of a stream, so nothing said before helps.
+espeak-ng that training never heard, or with ``--human`` recordings of people (:mod:`benchmarks.quality` says
+of both what they are), go through a :class:`~pipeline.translation.SpeechTranslator` that is told ``auto``:
+cut off behind 1 s, cut off behind 2 s, and whole. Each clip is the first utterance of a stream, so nothing
+said before helps.
 
 Printed is the share of clips whose final transcript names the language that was spoken; the last line is one
 JSON object, ``{"1": {"es": ..., "en": ...}, "2": ..., "whole": ...}``.
@@ -15,14 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.models import NANO
-from benchmarks.quality import Waveform, directions, sentences, spoken
+from benchmarks.quality import Waveform, directions, recorded, sentences, spoken
 from pipeline.config import SAMPLE_RATE, StreamConfig
 from pipeline.gemma.prompt import AUTO
 from pipeline.model import Gemma3n
@@ -53,14 +54,21 @@ def detect(model: Gemma3n, waveform: Waveform) -> str | None:
     return next(event.language for event in events if isinstance(event, Transcript) and event.final)
 
 
-def measure(model: Gemma3n, limit: int) -> dict[str, dict[str, float]]:
+def clips_by_language(
+    languages: Sequence[str], limit: int, human: Path | None = None
+) -> dict[str, list[Waveform]]:
+    """What is heard of each language; of those that ``human`` has recordings of, where it is given."""
+    # English is spoken in several directions, and its recordings are the same in all of them.
+    once = list({direction[0]: direction for direction in directions(languages)}.values())
+    if human:
+        clips = {source: some[:limit] for (source, _), some in recorded(human, once).items()}
+    else:
+        clips = {one[0]: spoken(sentences(one, limit), held_out_voices(one[0])) for one in once}
+    return {language: [clip.waveform for clip in some] for language, some in clips.items()}
+
+
+def measure(model: Gemma3n, clips: Mapping[str, Sequence[Waveform]]) -> dict[str, dict[str, float]]:
     """The share of clips whose language is detected, by what is heard of them and by language."""
-    clips = {
-        direction[0]: [
-            clip.waveform for clip in spoken(sentences(direction, limit), held_out_voices(direction[0]))
-        ]
-        for direction in directions(model.prompt.languages)
-    }
     print(f"{'heard':<8}{'language':<10}{'clips':>6}{'right':>8}")
     shares: dict[str, dict[str, float]] = {}
     for name, seconds in CUTS.items():
@@ -78,11 +86,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, default=NANO, help="by default the bundled one")
     parser.add_argument("--limit", type=int, default=50, help="clips of each language")
+    parser.add_argument("--human", type=Path, metavar="DIR", help="recordings of people instead")
     options = parser.parse_args(argv)
     if options.limit < 1:
         parser.error("--limit must be above 0")
     torch.set_num_threads(1)
-    print(json.dumps(measure(Gemma3n.from_pretrained(options.model), options.limit)))
+    model = Gemma3n.from_pretrained(options.model)
+    clips = clips_by_language(model.prompt.languages, options.limit, options.human)
+    if not clips:
+        parser.error(f"{options.human} has no recordings in {', '.join(model.prompt.languages)}")
+    print(json.dumps(measure(model, clips)))
 
 
 if __name__ == "__main__":
