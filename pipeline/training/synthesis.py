@@ -19,18 +19,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from random import Random
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipeline.training.codecs import opus
+from pipeline.training.crews import Crew, work_off
 from pipeline.training.engines import ENGINES, training_voices
 from pipeline.training.neural import KokoroVoice, speak_together
 from pipeline.training.text import ENGLISH, Pair, by_language, shares
@@ -200,30 +202,29 @@ def _coded(speech: Speech, random: Random) -> Speech:
     return Speech(opus(speech.pcm, bits_per_second), speech.word_ends)
 
 
-_pairs: Sequence[Pair] = ()
-
-
-def _begin(pairs: bytes, gpu: int | None) -> None:
-    # The text goes to each process once, not with every task.
-    global _pairs  # noqa: PLW0603
-    _pairs = pickle.loads(pairs)  # noqa: S301 (of this program)
+def _begin(text: bytes, gpu: int | None, **settings: Any) -> Callable[[Sequence[Item]], None]:
+    """What a process of :func:`synthesise` does with its tasks."""
     if gpu is not None:
         torch.cuda.set_device(gpu)
+    # Pickled once for all processes: of hundreds of thousands of sentences it takes seconds.
+    pairs: Sequence[Pair] = pickle.loads(text)  # noqa: S301 (of this program)
+    return partial(_make, pairs, **settings)
 
 
 def _make(
+    pairs: Sequence[Pair],
+    items: Sequence[Item],
+    *,
     folder: Path,
     seed: int,
     engines: Collection[str],
     coded: float,
-    items: Sequence[Item],
-    *,
     until: float,
 ) -> None:
     # What is begun is finished: half of a chunk is none.
     if time.monotonic() >= until:
         return
-    for index, chunk in speak_chunks(_pairs, seed, items, engines, coded):
+    for index, chunk in speak_chunks(pairs, seed, items, engines, coded):
         chunk.save(chunk_path(folder, index))
 
 
@@ -282,8 +283,17 @@ def synthesise(
 
     Raises:
         OSError: an engine or one of its voices is not installed.
+        RuntimeError: processes are killed before they begin.
     """
-    make = partial(_make, folder, seed, engines, coded, until=time.monotonic() + seconds)
+    begin = partial(
+        _begin,
+        pickle.dumps(pairs),
+        folder=folder,
+        seed=seed,
+        engines=engines,
+        coded=coded,
+        until=time.monotonic() + seconds,
+    )
     gpus = range(torch.cuda.device_count())
     on_cpu: list[list[Item]] = []
     neural: list[Item] = []
@@ -294,24 +304,13 @@ def synthesise(
             else:
                 on_cpu.append([item])
     on_gpu = [neural[at : at + TOGETHER] for at in range(0, len(neural), TOGETHER)]
+    crews = [Crew(on_cpu, processes, partial(begin, None))]
+    # Not any process, on any GPU: each one more takes its memory and its share of the time of training.
+    crews += [Crew(on_gpu[gpu :: len(gpus)], per_gpu, partial(begin, gpu)) for gpu in gpus]
     # The engines are C libraries with global state and their own threads: one process each, forked from one
-    # that has not loaded any. Unpickling the text takes seconds, which a process must not wait for to begin.
+    # that has not loaded any.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    text = pickle.dumps(pairs)
-    with ExitStack() as pools:
-
-        def begin(tasks: Sequence[list[Item]], count: int, gpu: int | None = None) -> Iterator[None]:
-            pool = pools.enter_context(context.Pool(count, _begin, (text, gpu)))
-            return pool.imap_unordered(make, tasks)
-
-        made = [begin(on_cpu, processes)]
-        # Not any process, on any GPU: each one more takes its memory and its share of the time of training.
-        if per_gpu:
-            made += [begin(on_gpu[gpu :: len(gpus)], per_gpu, gpu) for gpu in gpus if neural]
-        for _ in itertools.zip_longest(*made):
-            pass
+    work_off(crews, preload=[__name__])
 
 
 @contextmanager
