@@ -65,7 +65,7 @@ from benchmarks.simul import (
 )
 from benchmarks.talks import Talk, held_out_talks, nobody, recorded_talks
 from pipeline.audio.pcm import to_s16le
-from pipeline.config import POLICIES, SAMPLE_RATE, PolicyConfig, StreamConfig
+from pipeline.config import BEAMS, POLICIES, SAMPLE_RATE, PolicyConfig, StreamConfig
 from pipeline.model import Gemma3n
 from pipeline.stream import Stream
 from pipeline.wire.commands import Start
@@ -183,7 +183,7 @@ def offline(model: Gemma3n, talk: Talk) -> float:
 
 def hallucinated(model: Gemma3n, seconds: float) -> int:
     """Final words of the transcript of audio in which nobody speaks."""
-    arrivals = hear_fast(model, nobody(seconds), "es", StreamConfig(targets=("en",)))
+    arrivals = hear_fast(model, nobody(seconds), "es", StreamConfig(targets=("en",), beams=BEAMS))
     return sum(len(event.stable.split()) for event, _ in texts(arrivals, None) if event.final)
 
 
@@ -195,7 +195,7 @@ def cost(model: Gemma3n, talk: Talk, targets: int = 4) -> float:
     seconds = []
     try:
         for count in (1, 1, targets):  # the first to warm up
-            config = StreamConfig(targets=(talk.target, *others[: count - 1]))
+            config = StreamConfig(targets=(talk.target, *others[: count - 1]), beams=BEAMS)
             begin = time.process_time()
             hear_fast(model, talk.waveform, talk.source, config)
             seconds.append(time.process_time() - begin)
@@ -213,7 +213,12 @@ def curve(model: Gemma3n, talks: Sequence[Talk], folder: Path) -> list[dict[str,
         name = f"{policy.kind} {setting[policy.kind]:g}"
         begin = time.process_time()
         heard = [
-            hear_fast(model, talk.waveform, talk.source, StreamConfig(targets=(talk.target,), policy=policy))
+            hear_fast(
+                model,
+                talk.waveform,
+                talk.source,
+                StreamConfig(targets=(talk.target,), policy=policy, beams=BEAMS),
+            )
             for talk in talks
         ]
         cpu = (time.process_time() - begin) / sum(len(talk.waveform) / SAMPLE_RATE for talk in talks)

@@ -34,7 +34,7 @@ from benchmarks.quality import ENGINES, held_out_pairs, normalise, spoken
 from benchmarks.talks import Talk, compose
 from pipeline.audio.pcm import to_s16le
 from pipeline.chunks.gate import SpeechAudio, SpeechGate
-from pipeline.config import SAMPLE_RATE, GateConfig, StreamConfig
+from pipeline.config import BEAMS, SAMPLE_RATE, GateConfig, StreamConfig
 from pipeline.model import Gemma3n
 from pipeline.stream import Stream
 from pipeline.wire.events import Event, SpeechEnd, SpeechStart, Transcript
@@ -80,7 +80,7 @@ def run(model: Gemma3n, audio: Callable[[int], NDArray[np.float32]], steps: int)
         audio: the samples of a step, by its number.
         steps: how many there are.
     """
-    stream = Stream(model, "es", ["en"], config=StreamConfig())
+    stream = Stream(model, "es", ["en"], config=StreamConfig(beams=BEAMS))
     events: list[Event] = []
     memory = np.zeros(steps, np.int64)
     begin = time.perf_counter()

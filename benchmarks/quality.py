@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality [--model DIR] [--limit 200] [--engine espeak-ng|mbrola] [--live] [--json]
     python -m benchmarks.quality --human DIR [--model DIR] [--limit 200] [--live] [--json]
+    python -m benchmarks.quality --beams 1 [any of the above and below]
     python -m benchmarks.quality --condition noise-10db opus ... [any of the above]
     python -m benchmarks.quality --noise [--model DIR] [--limit 200] [--live] [--json]
 
@@ -11,7 +12,8 @@ that training never heard: variants of espeak-ng that it leaves out, or MBROLA, 
 altogether (the lists are in :mod:`pipeline.training.engines`; Debian packages ``espeak-ng``, and ``mbrola``
 with its voices from non-free). Each sentence is one clip and is decoded whole, once by the whole model and
 once by the half-width sub-model inside it; ``--live`` sends it through a :class:`~pipeline.stream.Stream`
-instead, gate and partial hypotheses included. ``--human`` measures recordings of people instead: a folder
+instead, gate and partial hypotheses included. ``--beams 1`` decodes greedily what otherwise is searched for
+with as many beams as a server on a CPU has. ``--human`` measures recordings of people instead: a folder
 with a ``manifest.tsv`` that has the columns ``file``, ``lang`` and ``transcript``, and ``translation``
 (``en: ...``) where there is one. ``--condition`` puts noise, rooms, telephones and codecs between speaker
 and model, or changes pace and pitch (:mod:`benchmarks.conditions`); ``all`` are all of them. ``--noise``
@@ -35,6 +37,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -52,9 +55,10 @@ from benchmarks.conditions import CONDITIONS
 from pipeline.audio.files import read_audio
 from pipeline.batching import Steps, run_alone
 from pipeline.cli import NANO
-from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
+from pipeline.config import BEAMS, SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.gemma.greedy import Segment
 from pipeline.model import Gemma3n
+from pipeline.options import add_beams
 from pipeline.speech import TAIL, SpeechEnded, SpeechHeard, SpeechStarted
 from pipeline.stream import Stream
 from pipeline.training.engines import held_out_engine, held_out_voices
@@ -157,9 +161,9 @@ def _translations(clips: Sequence[Clip], answers: Sequence[Answer]) -> tuple[lis
     return [understood for understood, _ in known], [meant for _, meant in known]
 
 
-def hear_whole(model: Gemma3n, waveform: Waveform, source: str, target: str) -> Answer:
+def hear_whole(model: Gemma3n, waveform: Waveform, source: str, target: str, *, beams: int = BEAMS) -> Answer:
     """Encode and decode a clip as one utterance, without gate or partial hypotheses."""
-    return answer(model, encode(model, waveform), source, target)
+    return answer(model, encode(model, waveform), source, target, beams=beams)
 
 
 def encode(model: Gemma3n, waveform: Waveform) -> NDArray[np.float32]:
@@ -168,9 +172,11 @@ def encode(model: Gemma3n, waveform: Waveform) -> NDArray[np.float32]:
     return torch.cat([stream.push(waveform), stream.push(np.zeros(TAIL, np.float32))]).cpu().numpy()
 
 
-def answer(model: Gemma3n, tokens: NDArray[np.float32], source: str, target: str) -> Answer:
+def answer(
+    model: Gemma3n, tokens: NDArray[np.float32], source: str, target: str, *, beams: int = BEAMS
+) -> Answer:
     """Decode an encoded clip."""
-    translator = SpeechTranslator(model, StreamConfig(source, (target,), partials=False))
+    translator = SpeechTranslator(model, StreamConfig(source, (target,), partials=False, beams=beams))
     return run_alone(answering(translator, tokens), model.step)
 
 
@@ -183,9 +189,10 @@ def answering(translator: SpeechTranslator, tokens: NDArray[np.float32]) -> Step
     return _texts(heard)
 
 
-def hear_live(model: Gemma3n, waveform: Waveform, source: str, target: str) -> Answer:
+def hear_live(model: Gemma3n, waveform: Waveform, source: str, target: str, *, beams: int = BEAMS) -> Answer:
     """Send a clip through a stream; the final texts of its utterances, joined."""
-    stream = Stream(model, source=source, targets=[target], audio=AudioFormat("pcm_f32le"))
+    config = StreamConfig(beams=beams)
+    stream = Stream(model, source=source, targets=[target], audio=AudioFormat("pcm_f32le"), config=config)
     return _texts([*stream.feed(waveform.astype("<f4").tobytes()), *stream.close()])
 
 
@@ -332,6 +339,7 @@ def main() -> None:
     )
     parser.add_argument("--noise", action="store_true", help="measure clips of noise instead")
     parser.add_argument("--live", action="store_true", help="as a live stream instead of clip by clip")
+    add_beams(parser, of_cpu=True)
     parser.add_argument("--json", action="store_true", help="print the last line only")
     options = parser.parse_args()
     if options.limit < 1:
@@ -350,7 +358,7 @@ def main() -> None:
         "half": Gemma3n.from_pretrained(options.model, dtype=dtype, ffn_widths=half_widths),
     }
 
-    hear = hear_live if options.live else hear_whole
+    hear = partial(hear_live if options.live else hear_whole, beams=options.beams)
     if options.noise:
         clips = noises(options.limit)
         shares = {

@@ -32,7 +32,7 @@ from benchmarks.models import NANO
 from benchmarks.talks import ROOM
 from pipeline.audio.files import read_audio
 from pipeline.audio.pcm import to_s16le
-from pipeline.config import SAMPLE_RATE, StreamConfig
+from pipeline.config import BEAMS, SAMPLE_RATE, StreamConfig
 from pipeline.model import Gemma3n
 from pipeline.stream import Stream
 from pipeline.wire.events import Transcript
@@ -160,7 +160,7 @@ def played(sounds: Sequence[NDArray[np.float32]], seconds: float, seed: int = 0)
 def hear(model: Gemma3n, waveform: NDArray[np.float32], source: str) -> Heard:
     """What a stream makes of a sound."""
     other = next(language for language in model.prompt.languages if language != source)
-    stream = Stream(model, source, [other], config=StreamConfig())
+    stream = Stream(model, source, [other], config=StreamConfig(beams=BEAMS))
     events = []
     for at in range(0, len(waveform), SAMPLE_RATE):
         events += stream.feed(to_s16le(waveform[at : at + SAMPLE_RATE]))

@@ -74,7 +74,7 @@ def run_alone(steps: Steps[Work, Answer, Result], carry_out: CarryOut[Work, Answ
 def together(generators: Sequence[Steps[Any, Any, Result]]) -> Steps[Any, Any, list[Result]]:
     """Run generators of one stream beside each other; their work is yielded as a tuple, one alone as it is.
 
-    An error in place of an answer ends all of them.
+    They may yield tuples themselves, and receive lists of answers. An error in place of an answer ends all.
 
     Returns:
         Their results, in order.
@@ -92,14 +92,20 @@ def together(generators: Sequence[Steps[Any, Any, Result]]) -> Steps[Any, Any, l
     for at in range(len(generators)):
         go_on(at, None)
     while waiting:
-        members = list(waiting)
-        if len(members) == 1:
-            answers = [(yield waiting[members[0]])]
-        else:
-            answers = yield tuple(waiting.values())
-        for at, answer in zip(members, answers, strict=True):
-            go_on(at, answer)
+        works = dict(waiting)
+        if len(works) == 1:
+            ((at, work),) = works.items()
+            go_on(at, (yield work))
+            continue
+        answers = iter((yield tuple(one for work in works.values() for one in _parts(work))))
+        for at, work in works.items():
+            own = [next(answers) for _ in _parts(work)]
+            go_on(at, own if isinstance(work, tuple) else own[0])
     return [results[at] for at in range(len(generators))]
+
+
+def _parts(work: Work | tuple[Work, ...]) -> tuple[Work, ...]:
+    return work if isinstance(work, tuple) else (work,)
 
 
 def answer_tuples(works: Sequence[Work | tuple[Work, ...]], carry_out: CarryOut[Work, Answer]) -> list[Any]:
@@ -108,7 +114,7 @@ def answer_tuples(works: Sequence[Work | tuple[Work, ...]], carry_out: CarryOut[
     Returns:
         For each the answer; for a tuple a list of answers, or the first error among them.
     """
-    parts = [work if isinstance(work, tuple) else (work,) for work in works]
+    parts = [_parts(work) for work in works]
     done = iter(carry_out([one for part in parts for one in part]))
     answers: list[Any] = []
     for work, part in zip(works, parts, strict=True):

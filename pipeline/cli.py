@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import pipeline
 from pipeline.errors import SurtitleError
-from pipeline.options import add_knowledge, add_languages, add_model, config_of, context_of
+from pipeline.options import add_beams, add_knowledge, add_languages, add_model, config_of, context_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add_languages(translate)
     add_knowledge(translate)
     add_model(translate)
+    add_beams(translate, of_cpu=True)
     translate.add_argument("--format", choices=FORMATS, help="of the result (default: text)")
     translate.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     translate.add_argument(
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8765)")
     add_model(serve)
+    add_beams(serve)
     serve.add_argument("--config", type=Path, metavar="surtitle.toml", help="configuration file")
     serve.add_argument("--encoder-workers", type=int, metavar="N", help="processes that encode (default: 1)")
     serve.add_argument("--decoder-workers", type=int, metavar="N", help="processes that decode (default: 1)")
@@ -315,6 +317,7 @@ def _serve(options: argparse.Namespace) -> None:
         config=options.config,
         encoder_workers=options.encoder_workers,
         decoder_workers=options.decoder_workers,
+        beams=options.beams,
     )
 
 
@@ -394,14 +397,14 @@ def _model_info(options: argparse.Namespace) -> None:
 def _stream_info(model: Description) -> None:
     import torch  # noqa: PLC0415
 
-    from pipeline.config import StreamConfig  # noqa: PLC0415
+    from pipeline.config import BEAMS, StreamConfig  # noqa: PLC0415
     from pipeline.gemma.prompt import Prompt, PromptTemplate  # noqa: PLC0415
     from pipeline.gemma.tokenizer import Tokenizer  # noqa: PLC0415
     from pipeline.translation import most_bytes  # noqa: PLC0415
 
     template = PromptTemplate.from_pretrained(model.folder)
     prompt = Prompt(Tokenizer.from_pretrained(model.folder), template)
-    config = StreamConfig(source=prompt.languages[0], targets=prompt.languages[-1:])
+    config = StreamConfig(source=prompt.languages[0], targets=prompt.languages[-1:], beams=BEAMS)
     print(f"\n{'KV cache':<22}{'in':<14}{'most bytes':>16}")
     for dtype in (torch.float32, torch.bfloat16):
         nbytes = most_bytes(prompt, model.config.text, config, dtype)

@@ -325,6 +325,9 @@ class GateConfig:
 CONTEXT_CHARACTERS = 500
 """Longest text of a context."""
 
+BEAMS, MOST_BEAMS = 4, 16
+"""How many texts go on beside each other on a CPU if a command or a server is not told; and at most."""
+
 CONTEXT_SENTENCES = 20
 """Most sentences that were said in a context."""
 
@@ -412,10 +415,12 @@ class StreamConfig:
         context: what the model is told before the audio of each utterance, if it was made for that.
         glossary: terms as they are to be spelled and translated (:mod:`pipeline.glossary`).
         max_new_tokens: longest text, in tokens, of one hypothesis for one utterance.
+        beams: how many texts go on beside each other where a final text is decoded, 1 to 16; texts that are
+            not final, or are drawn to a glossary, are decoded greedily, as all are with 1.
         gate: when speech starts and ends.
 
     Raises:
-        ValueError: a window that is too short, or a glossary that is none.
+        ValueError: a window that is too short, a glossary that is none, or other beams.
     """
 
     source: str = "es"
@@ -429,9 +434,12 @@ class StreamConfig:
     context: ContextConfig = ContextConfig()
     glossary: tuple[Entry, ...] = ()
     max_new_tokens: int = 256
+    beams: int = 1
     gate: GateConfig = GateConfig()
 
     def __post_init__(self) -> None:
         if not 4 <= self.window < float("inf"):
             raise ValueError(f"window must be a number from 4 up, got {self.window!r}")
         check_glossary(self.glossary)
+        if not 1 <= self.beams <= MOST_BEAMS:
+            raise ValueError(f"beams must be a whole number from 1 to {MOST_BEAMS}, got {self.beams!r}")

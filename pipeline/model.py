@@ -27,7 +27,7 @@ from pipeline.gemma.ahead import Ahead
 from pipeline.gemma.bias import choose
 from pipeline.gemma.cache import KVCache, KVPool, reserve
 from pipeline.gemma.decoder import Decoder
-from pipeline.gemma.greedy import Segment, greedy, tell_odds
+from pipeline.gemma.greedy import Segment, greedy, tell_odds, tell_rankings
 from pipeline.gemma.ids import check_ids, end_of_text
 from pipeline.gemma.matformer import Widths, check_widths, kv_group
 from pipeline.gemma.passes import MOST_POSITIONS, Later, packed
@@ -367,6 +367,7 @@ class Gemma3n:
             if look is not None:
                 look.tell([(piece.watch, piece.keep) for piece in pieces])
         tell_odds(pieces, logits)
+        tell_rankings(pieces, logits)
         ids_behind = iter(choose(logits, biases))
         for cache, count in zip(caches, counts, strict=True):
             cache.advance(count)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from pipeline.config import CONTEXT_SENTENCES, ContextConfig, StreamConfig
+from pipeline.config import BEAMS, CONTEXT_SENTENCES, MOST_BEAMS, ContextConfig, StreamConfig
 from pipeline.glossary import Entry, read_glossary
 
 
@@ -64,14 +64,26 @@ def add_model(parser: ArgumentParser) -> None:
     )
 
 
+def add_beams(parser: ArgumentParser, *, of_cpu: bool = False) -> None:
+    """How final texts are searched for: ``beams``; a command that runs on a CPU has a default of its own."""
+    parser.add_argument(
+        "--beams",
+        type=_beams,
+        default=BEAMS if of_cpu else None,
+        metavar="N",
+        help=f"texts that go on beside each other where a final one is decoded, 1 for greedy decoding "
+        f"(default: {BEAMS}{'' if of_cpu else ' on a CPU, 1 on a GPU'})",
+    )
+
+
 def context_of(options: Namespace) -> ContextConfig:
     """The context that :func:`add_knowledge` has read."""
     return ContextConfig(options.context, options.context_sentences)
 
 
 def config_of(options: Namespace) -> StreamConfig:
-    """A stream's settings with all that :func:`add_knowledge` has read."""
-    return StreamConfig(context=context_of(options), glossary=options.glossary)
+    """A stream's settings with all that :func:`add_knowledge` and :func:`add_beams` have read."""
+    return StreamConfig(context=context_of(options), glossary=options.glossary, beams=options.beams)
 
 
 def _context(given: str) -> str:
@@ -87,6 +99,12 @@ def _context(given: str) -> str:
 def _sentences(given: str) -> int:
     if not given.isdecimal() or not 0 <= int(given) <= CONTEXT_SENTENCES:
         raise ArgumentTypeError(f"must be a whole number from 0 to {CONTEXT_SENTENCES}, got {given!r}")
+    return int(given)
+
+
+def _beams(given: str) -> int:
+    if not given.isdecimal() or not 1 <= int(given) <= MOST_BEAMS:
+        raise ArgumentTypeError(f"must be a whole number from 1 to {MOST_BEAMS}, got {given!r}")
     return int(given)
 
 

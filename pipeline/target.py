@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pipeline.gemma import beam
 from pipeline.gemma.bias import Bias
 from pipeline.gemma.cache import KVCache
 from pipeline.gemma.greedy import Segment, greedy
@@ -36,7 +37,8 @@ def translate_into(
     due: bool,
     reach: Sequence[int] | None,
     ffn_widths: Widths | None,
-) -> Generator[Segment, list[int], Hypothesis]:
+    beams: int,
+) -> Generator[Any, Any, Hypothesis]:
     """Yields work for the decoder, and returns what it says.
 
     Args:
@@ -49,9 +51,11 @@ def translate_into(
         due: whether the translation of a transcript with words has to have some.
         reach: the soft token that each token of the transcript rests on; None where nobody asks.
         ffn_widths: of the MatFormer sub-model; None for the whole model.
+        beams: how many texts go on beside each other, if it is drawn to nothing.
     """
     room, draft = text.room(longest)
-    watch = Watch(branch.length - len(reach), branch.length) if reach else None
+    searching = beams > 1 and text.bias is None
+    watch = Watch(branch.length - len(reach), branch.length) if reach and not searching else None
     label = [*prompt.translation_label(target), *text.given]
 
     def decode(draft: Sequence[int], bias: Bias | None) -> Generator[Segment, list[int], list[int]]:
@@ -68,7 +72,13 @@ def translate_into(
             reaches = [*[-1] * len(text.given), *rests]
         return text.hypothesis(decoded, heard, reaches)
 
-    decoded = yield from decode(draft, text.bias)
+    def search() -> Generator[Any, Any, list[int]]:
+        own, ranking = branch.fork(), beam.ranking(beams, prompt.line_stop_ids)
+        yield Segment(own, label, 1, None, ffn_widths, ranking=ranking)
+        found = beam.search(own, ranking, room, prompt.line_stop_ids, beams, ffn_widths=ffn_widths)
+        return (yield from found)[0]
+
+    decoded = yield from search() if searching else decode(draft, text.bias)
     hypothesis = said(decoded)
     if not due or not is_blank(hypothesis.text):
         return hypothesis

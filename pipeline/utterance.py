@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.batching import together
 from pipeline.config import StreamConfig
+from pipeline.gemma import beam
 from pipeline.gemma.bias import Biases
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.greedy import Segment, go_on
@@ -393,14 +394,23 @@ class Utterance:
         longest = min(self._config.max_new_tokens, SPARE_TOKENS + TRANSCRIPT_TOKENS * self._heard)
         room, draft = text.room(longest)
         watch = Watch(end_of_audio - self._heard, end_of_audio) if text.watches and self._heard else None
+        ranking = None
+        if final and self._config.beams > 1 and text.bias is None:
+            # A guess helps no search, and final text need not rest on anything.
+            draft, watch, ranking = [], None, beam.ranking(self._config.beams, prompt.line_stop_ids)
         # What is pending, what comes behind it and the draft go in together; the fork takes all of it, and
         # what holds the audio is cut back to that.
         ids = [*pending, *prompt.after_audio(), *text.given, *draft]
         how: dict[str, Any] = {"ffn_widths": self.ffn_widths, "watch": watch, "bias": text.bias}
-        choices = yield Segment(self._cache, ids, len(draft) + 1, audio, **how)
+        choices = yield Segment(self._cache, ids, len(draft) + 1, audio, **how, ranking=ranking)
         branch = self._cache.fork()
         self._cache.truncate(end_of_audio)
-        decoded = yield from go_on(branch, draft, choices, room, prompt.line_stop_ids, **how)
+        if ranking is None:
+            decoded = yield from go_on(branch, draft, choices, room, prompt.line_stop_ids, **how)
+        else:
+            decoded, branch = yield from beam.search(
+                branch, ranking, room, prompt.line_stop_ids, self._config.beams, ffn_widths=self.ffn_widths
+            )
         before = branch.length - len(decoded) - 1
         reach: list[int] | None = None
         if watch is not None:
@@ -430,7 +440,7 @@ class Utterance:
         for target, text in self._translations.items():
             text.terms = self._biases.translation(self._config.source, target, transcript)
         how: dict[str, Any] = {"longest": longest, "heard": self._heard, "due": due, "reach": reach}
-        how |= {"ffn_widths": self.ffn_widths}
+        how |= {"ffn_widths": self.ffn_widths, "beams": self._config.beams if final else 1}
         hypotheses = yield from together(
             [
                 translate_into(target, text, self._model.prompt, branch, **how)

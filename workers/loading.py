@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.chunks.voice import Listener
 from pipeline.config import SAMPLE_RATE, StreamConfig, TextConfig
+from pipeline.gemma.cache import KVPool
 from pipeline.gemma.matformer import Widths
 from pipeline.model import Gemma3n
 from pipeline.speech import SpeechEncoder
@@ -41,14 +44,22 @@ def load_encoder(path: str, device: str, dtype: str, streams: int = 32) -> Loade
 
 
 def load_decoder(
-    path: str, device: str, dtype: str, ple: str | None = None, streams: int = 32, *, fuse: bool = False
+    path: str,
+    device: str,
+    dtype: str,
+    ple: str | None = None,
+    streams: int = 32,
+    *,
+    fuse: bool = False,
+    beams: int = 1,
 ) -> Loaded[DecoderStream]:
     """Load what back halves of streams need.
 
     Arguments and errors are those of :func:`load_encoder`; besides, ``ple`` is a file of converted per-layer
     embeddings, and ``streams`` how many there will be at a time, for which a GPU makes room and records its
     passes beforehand, in each sub-model of the ladder: when its pool grows, that has to be done anew. With
-    ``fuse`` its layers are compiled before (:meth:`pipeline.gemma.decoder.Decoder.fuse`).
+    ``fuse`` its layers are compiled before (:meth:`pipeline.gemma.decoder.Decoder.fuse`). ``beams`` are those
+    of all its streams, whatever their settings say.
     """
     model = Gemma3n.from_pretrained(path, device, getattr(torch, dtype), ple=ple, stages={"decoder"})
     if fuse:
@@ -58,7 +69,13 @@ def load_decoder(
     for ffn_widths in rungs:
         model.prepare(pool, streams, POSITIONS, ffn_widths=ffn_widths)
     model.generate([model.config.text.bos_token_id], max_new_tokens=1)  # has Numba compile its kernels
-    return Loaded(partial(SpeechTranslator, model, pool=pool), model.step, rungs)
+    return Loaded(partial(_translator, model, pool, beams), model.step, rungs)
+
+
+def _translator(
+    model: Gemma3n, pool: KVPool, beams: int, config: StreamConfig, **options: Any
+) -> SpeechTranslator:
+    return SpeechTranslator(model, replace(config, beams=beams), pool, **options)
 
 
 def ladder(config: TextConfig) -> tuple[Widths | None, ...]:

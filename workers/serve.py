@@ -46,6 +46,7 @@ def run(
     config: Path | None = None,
     encoder_workers: int | None = None,
     decoder_workers: int | None = None,
+    beams: int | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; one line on stderr says when clients can come.
 
@@ -58,6 +59,7 @@ def run(
         config: configuration file, see :mod:`workers.settings`.
         encoder_workers: processes that encode.
         decoder_workers: processes that decode.
+        beams: texts that go on beside each other where a final one is decoded.
 
     Raises:
         SettingsError: the configuration is not usable, or the address is taken.
@@ -69,6 +71,7 @@ def run(
         model=model,
         encoder_workers=encoder_workers,
         decoder_workers=decoder_workers,
+        beams=beams,
     )
     path = settings.model if settings.model is not None else str(NANO)
     template = PromptTemplate.from_pretrained(locate(path))
@@ -84,6 +87,7 @@ def run(
             settings.ple,
             settings.streams,
             fuse=settings.fuse,
+            beams=settings.searched,
         ),
         languages=template.languages,
         context=bool(template.context),

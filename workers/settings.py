@@ -16,6 +16,8 @@
     fuse = false               # or true: layers compiled on a GPU, which a start waits for
     encoder_device = "cpu"     # where encoders compute, in float32, if not where decoders do
     ple = "ple.int8.safetensors"  # per-layer embeddings made by "surtitle model convert-ple"
+    beams = 4                  # texts that go on beside each other where a final one is decoded, 1 (greedy)
+                               # to 16; default: 4 on a CPU, 1 on a GPU
 
     [workers]
     encoders = 1
@@ -44,6 +46,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import BEAMS, MOST_BEAMS
 from pipeline.errors import SurtitleError
 from workers.access.settings import AccessSettings, read_access
 from workers.logs import FORMATS
@@ -74,6 +77,8 @@ class Settings:
         fuse: whether the decoder's layers are compiled, on a GPU.
         encoder_device: where encoders compute, in float32; ``None`` is where and how decoders do.
         ple: file of converted per-layer embeddings; ``None`` takes those of the model's folder.
+        beams: texts that go on beside each other where a final one is decoded; ``None`` is what
+            :attr:`searched` says.
         encoder_workers: processes that encode.
         decoder_workers: processes that decode.
         spares: workers of each kind besides, which take over the streams of one that is lost.
@@ -95,6 +100,7 @@ class Settings:
     fuse: bool = False
     encoder_device: str | None = None
     ple: str | None = None
+    beams: int | None = None
     encoder_workers: int = 1
     decoder_workers: int = 1
     spares: int = 0
@@ -115,6 +121,7 @@ class Settings:
             ("target_load", 0, 1),
             ("streams", 1, 10_000),
             ("threads", 1, 1_024),
+            ("beams", 1, MOST_BEAMS),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -127,6 +134,11 @@ class Settings:
             raise SettingsError(f"dtype int8 is for the CPU, got device {self.device!r}")
         if self.fuse and self.device.startswith("cpu"):
             raise SettingsError(f"fuse is for a GPU, got device {self.device!r}")
+
+    @property
+    def searched(self) -> int:
+        """Beams: a search goes beside the passes that a GPU has recorded, which costs all streams time."""
+        return self.beams or (BEAMS if self.device.startswith("cpu") else 1)
 
     @property
     def encoding(self) -> tuple[str, str]:
@@ -155,6 +167,7 @@ _TABLES = {
         "fuse": "fuse",
         "encoder_device": "encoder_device",
         "ple": "ple",
+        "beams": "beams",
     },
     "workers": {
         "encoders": "encoder_workers",

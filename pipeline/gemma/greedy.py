@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 
 from torch import Tensor
@@ -11,6 +11,19 @@ from torch import Tensor
 from pipeline.gemma.bias import Bias
 from pipeline.gemma.cache import KVCache
 from pipeline.gemma.watch import Watch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """What may come next behind a segment.
+
+    Args:
+        most: how many ids are asked for.
+        likeliest: takes them, the likeliest first, each with the logarithm of how likely it is.
+    """
+
+    most: int
+    likeliest: list[tuple[int, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +43,8 @@ class Segment:
             tokens; None draws it nowhere.
         odds: takes how likely each of the ids of the answer is where nothing is drawn, as logarithms; None
             spares the effort.
+        ranking: takes what may come behind the last token, whatever the text is drawn to; None spares the
+            effort.
     """
 
     cache: KVCache
@@ -40,6 +55,7 @@ class Segment:
     watch: Watch | None = None
     bias: Bias | None = None
     odds: list[float] | None = None
+    ranking: Ranking | None = None
 
     def pieces(self, audio_token_id: int, most: int) -> list[Segment]:
         """The segment in pieces of at most ``most`` tokens; what ``keep`` asks for is all in the last."""
@@ -58,7 +74,9 @@ class Segment:
     @property
     def asks_for_ids(self) -> bool:
         """Whether the most likely ids are all that is asked for."""
-        return self.odds is None and (not self.keep or (self.watch, self.bias) == (None, None))
+        if self.odds is not None or self.ranking is not None:
+            return False
+        return not self.keep or (self.watch, self.bias) == (None, None)
 
     def is_step(self, end_of_text: int) -> bool:
         """Whether this is a plain step of decoding; ids from ``end_of_text`` on are no text."""
@@ -86,6 +104,19 @@ def tell_odds(pieces: Sequence[Segment], logits: Tensor) -> None:
         own = list(islice(odds, piece.keep))
         if piece.odds is not None:
             piece.odds[:] = own
+
+
+def tell_rankings(pieces: Sequence[Segment], logits: Tensor) -> None:
+    """Tell those that ask what may come behind their last tokens; arguments as for :func:`tell_odds`."""
+    ends = accumulate(piece.keep for piece in pieces)
+    asking = [(end - 1, piece.ranking) for end, piece in zip(ends, pieces, strict=True) if piece.ranking]
+    if not asking:
+        return
+    rows = logits[[row for row, _ in asking]].float().log_softmax(-1)
+    most = min(max(ranking.most for _, ranking in asking), rows.shape[-1])
+    odds, ids = (values.tolist() for values in rows.topk(most, dim=-1))
+    for (_, ranking), own_ids, own_odds in zip(asking, ids, odds, strict=True):
+        ranking.likeliest[:] = zip(own_ids[: ranking.most], own_odds[: ranking.most], strict=True)
 
 
 Decoding = Generator[Segment, list[int], list[int]]

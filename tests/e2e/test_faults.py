@@ -31,6 +31,7 @@ from benchmarks.service import (
 )
 from pipeline.audio.files import read_audio
 from pipeline.audio.pcm import to_s16le
+from pipeline.config import BEAMS, StreamConfig
 from pipeline.model import Gemma3n
 from pipeline.stream import Stream
 from pipeline.wire import events
@@ -53,7 +54,7 @@ def _speech(recording: Path) -> bytes:
 
 @pytest.fixture(name="undisturbed", scope="module")
 def _undisturbed(speech: bytes) -> list[tuple]:
-    live = Stream(Gemma3n.from_pretrained(NANO), "es", ["en"])
+    live = Stream(Gemma3n.from_pretrained(NANO), "es", ["en"], config=StreamConfig(beams=BEAMS))
     return finals([*live.feed(speech), *live.close()])
 
 

@@ -53,6 +53,29 @@ def test_each_pass_has_one_piece_of_work_of_each():
     assert passes == [[1, 10], [20, 100], [40]]
 
 
+def test_tuples_beside_each_other_are_done_in_one_pass():
+    """And each generator receives what it would have received alone: a list for a tuple, else an answer."""
+
+    def pairs(start, steps):
+        for _ in range(steps):
+            start = sum((yield (start, start + 1)))
+        return start
+
+    def work():
+        return [pairs(1, 2), count(10, 3), pairs(5, 1)]
+
+    passes = []
+
+    def carry_out(works):
+        passes.append(list(works))
+        return answer_tuples(works, double)
+
+    alone = [run_alone(one, lambda works: answer_tuples(works, double)) for one in work()]
+
+    assert run_alone(together(work()), carry_out) == alone
+    assert [len(one) if isinstance(one, tuple) else 0 for (one,) in passes] == [5, 3, 0]
+
+
 def test_what_needs_no_work_ends_without_a_pass():
     batch = Batch(lambda works: pytest.fail("nothing was asked for"))
     batch.add("a", count(5, 0))

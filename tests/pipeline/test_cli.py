@@ -174,13 +174,14 @@ def test_model_info_tells_whether_a_model_takes_a_context(capsys, listening_chec
 def test_serve_passes_on_what_was_given(capsys, monkeypatch):
     given = {}
     monkeypatch.setattr(serve, "run", lambda **options: given.update(options))
-    result = run(capsys, "serve", "--port", 0, "--model", "some/model", "--decoder-workers", 2)
+    result = run(capsys, "serve", "--port", 0, "--model", "some/model", "--decoder-workers", 2, "--beams", 1)
 
     assert result.code == 0
     assert {name: value for name, value in given.items() if value is not None} == {
         "port": 0,
         "model": "some/model",
         "decoder_workers": 2,
+        "beams": 1,
     }
 
 
@@ -212,6 +213,7 @@ def test_what_is_known_of_the_talk_goes_to_every_stream(
     config = StreamConfig(
         context=ContextConfig("Ana Belén RISC-V", 2),
         glossary=({"es": "coche", "en": "automobile"}, "Belén"),
+        beams=4,
     )
     given = {}
 

@@ -11,7 +11,7 @@ import torch
 from pipeline.batching import Batch
 from pipeline.errors import AudioError, CheckpointError, ContextError
 from pipeline.gemma import layers
-from pipeline.gemma.greedy import Segment, greedy
+from pipeline.gemma.greedy import Ranking, Segment, greedy
 from pipeline.gemma.steps import FixedSteps
 from pipeline.model import Gemma3n
 from tests import reference
@@ -429,3 +429,26 @@ def test_a_segment_tells_how_likely_its_answers_are(babbler, speech):
 
     assert answers[1] == text.argmax(-1).tolist()
     torch.testing.assert_close(torch.tensor(odds), text.amax(-1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_segment_tells_what_may_come_next(babbler, monkeypatch, quick):
+    """As :meth:`Gemma3n.logits` has it, the likeliest first; in a batch each gets as many as it asks for."""
+    if not quick:
+        monkeypatch.setattr("pipeline.model.suits", lambda *_: False)
+    pool, given = babbler.new_pool(), [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
+    rankings = [Ranking(3), None, Ranking(7)]
+    babbler.step(
+        [
+            Segment(babbler.new_cache(pool), ids, keep, ranking=ranking)
+            for ids, keep, ranking in zip(given, (1, 2, 3), rankings, strict=True)
+        ]
+    )
+
+    for ids, ranking in zip(given, rankings, strict=True):
+        if ranking is not None:
+            expected = babbler.logits(ids)[-1, : babbler.config.vision_vocab_offset].log_softmax(-1)
+            best = expected.topk(ranking.most)
+            assert [token for token, _ in ranking.likeliest] == best.indices.tolist()
+            odds = torch.tensor([odds for _, odds in ranking.likeliest])
+            torch.testing.assert_close(odds, best.values, atol=1e-4, rtol=0)

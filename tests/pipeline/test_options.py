@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from pipeline.config import ContextConfig, StreamConfig
-from pipeline.options import add_knowledge, add_languages, add_model, config_of, context_of
+from pipeline.options import add_beams, add_knowledge, add_languages, add_model, config_of, context_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +20,7 @@ def read(*arguments):
     add_languages(parser)
     add_knowledge(parser)
     add_model(parser)
+    add_beams(parser, of_cpu=True)
     return parser.parse_args(["--from", "es", "--to", "en", *map(str, arguments)])
 
 
@@ -28,7 +29,8 @@ def test_what_is_not_said_is_not_known():
 
     assert (options.source, options.targets, options.model) == ("es", ["en"], None)
     assert context_of(options) == ContextConfig()
-    assert config_of(options) == StreamConfig()
+    assert config_of(options) == StreamConfig(beams=4)
+    assert config_of(read("--beams", 1)) == StreamConfig()
 
 
 def test_a_context_is_a_text_or_in_a_file(tmp_path):
@@ -58,6 +60,8 @@ def test_a_glossary_is_in_a_file(tmp_path):
         (("--context", "@{}"), b"a " * 251, "at most 500 characters"),
         (("--context-sentences", "21"), None, "a whole number from 0 to 20, got '21'"),
         (("--context-sentences", "all"), None, "a whole number from 0 to 20, got 'all'"),
+        (("--beams", "17"), None, "a whole number from 1 to 16, got '17'"),
+        (("--beams", "wide"), None, "a whole number from 1 to 16, got 'wide'"),
         (("--glossary", "{}"), None, "talk: cannot be read: No such file"),
         (("--glossary", "{}"), b"Bel\xe9n", "talk: must be text in UTF-8"),
         (("--glossary", "{}"), b"Ana\ncoche\tcar", "talk: line 2 has a tab, so the first line has to name"),

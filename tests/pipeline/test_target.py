@@ -15,7 +15,7 @@ TRANSCRIPT = "Nadie sabe por qu\u00e9."
 LONGEST = 6
 
 
-def translated(model, text, *, due, ids=None, watched=False):
+def translated(model, text, *, due, ids=None, watched=False, beams=1):
     """The hypothesis behind a transcript, the most blocks held meanwhile, and the passes it took."""
     pool = model.new_pool()
     ids = model.prompt.words(TRANSCRIPT) if ids is None else ids
@@ -41,6 +41,7 @@ def translated(model, text, *, due, ids=None, watched=False):
                 due=due,
                 reach=list(range(len(ids))) if watched else None,
                 ffn_widths=None,
+                beams=beams,
             )
         )
 
@@ -85,8 +86,21 @@ def test_a_translation_that_is_due_is_not_ended_before_it_has_begun(babbler, end
     assert held_anew <= held + len(babbler.new_pool().kinds)
 
 
-def test_what_is_not_blank_is_left_as_it_is(babbler):
-    assert translated(babbler, new(babbler), due=True) == translated(babbler, new(babbler), due=False)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_is_not_blank_is_left_as_it_is(babbler, beams):
+    due, idle = (translated(babbler, new(babbler), due=due, beams=beams) for due in (True, False))
+    assert due == idle
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_what_is_searched_for_is_not_ended_before_it_has_begun_either(babbler, ends, watched):
+    ends()
+    blank, said = (
+        translated(babbler, new(babbler), due=due, watched=watched, beams=3)[0] for due in (False, True)
+    )
+
+    assert blank.text == ""
+    assert not is_blank(said.text)
 
 
 def test_behind_stable_text_a_translation_may_end(babbler, ends):
@@ -110,7 +124,7 @@ def test_what_stood_in_place_of_words_does_not_come_again(babbler):
         says = [mark, word] if segment.cache.ids == label else [end]
         return [[next(token for token in says if token not in barred)]]
 
-    how = {"longest": LONGEST, "heard": 20, "reach": None, "ffn_widths": None}
+    how = {"longest": LONGEST, "heard": 20, "reach": None, "ffn_widths": None, "beams": 1}
     (blank, said) = (
         run_alone(translate_into("en", new(babbler), babbler.prompt, OracleCache(), due=due, **how), step)
         for due in (False, True)

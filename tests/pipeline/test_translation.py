@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from pipeline.batching import Batch, run_alone
-from pipeline.config import AudioFormat, PolicyConfig, StreamConfig
+from pipeline.config import POLICIES, AudioFormat, PolicyConfig, StreamConfig
 from pipeline.errors import LanguageError
+from pipeline.gemma import beam
+from pipeline.gemma.greedy import Segment
 from pipeline.model import Gemma3n
 from pipeline.speech import Silence, SpeechEnded, SpeechHeard, SpeechStarted
 from pipeline.translation import SpeechTranslator, most_bytes
@@ -23,6 +25,9 @@ BRIEF = partial(StreamConfig, audio=AudioFormat("pcm_f32le"), max_new_tokens=6)
 """A random model never ends by itself."""
 
 CONFIG = BRIEF()
+
+each_way = pytest.mark.parametrize("beams", [1, 3])
+"""Greedily, and searched for."""
 
 
 def translate(model, heard, config=CONFIG):
@@ -77,8 +82,9 @@ def test_events_of_an_utterance_come_in_their_order(babbler, heard):
     assert kinds[-3:] == [SpeechEnd, Transcript, Translation]
 
 
-def test_stable_text_only_grows_into_the_final(babbler, heard):
-    events = translate(babbler, heard)
+@each_way
+def test_stable_text_only_grows_into_the_final(babbler, heard, beams):
+    events = translate(babbler, heard, BRIEF(beams=beams))
     for kind in (Transcript, Translation):
         for number in range(3):
             of_utterance = texts(events, kind, number)
@@ -97,14 +103,59 @@ def test_nothing_is_sent_twice(babbler, heard):
     assert all(a != b for a, b in itertools.pairwise(states))
 
 
+@each_way
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_texts_do_not_depend_on_how_soft_tokens_come(babbler, heard, size):
+def test_texts_do_not_depend_on_how_soft_tokens_come(babbler, heard, size, beams):
+    config = BRIEF(beams=beams)
+
     def said(events):
         return [
             (e.utterance, e.stable, e.tentative) for e in events if isinstance(e, (Transcript, Translation))
         ]
 
-    assert said(translate(babbler, recut(heard, size))) == said(translate(babbler, heard))
+    assert said(translate(babbler, recut(heard, size), config)) == said(translate(babbler, heard, config))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_search_changes_finals_alone(babbler, heard, policy):
+    """And only of texts that are drawn to no glossary; words have their times all the same."""
+    about = {"policy": PolicyConfig(policy), "word_times": True}
+    greedy, searched = (translate(babbler, heard, BRIEF(beams=beams, **about)) for beams in (1, 4))
+    finals = [
+        (e, other) for e, other in zip(greedy, searched, strict=True) if e != other and not isinstance(e, Ack)
+    ]
+
+    assert finals
+    assert all(e.final and other.final for e, other in finals)
+    assert all(len(e.words) == len(e.stable.split()) for e in texts(searched, Transcript) if e.final)
+    drawn = [translate(babbler, heard, BRIEF(beams=beams, glossary=("Ana",), **about)) for beams in (1, 4)]
+    assert drawn[0] == drawn[1]
+
+
+def test_what_is_searched_for_is_likelier(babbler, heard):
+    """By its mean log-probability, in most utterances of a model that has no idea."""
+    audio = torch.cat([torch.from_numpy(e.tokens) for e in heard if isinstance(e, SpeechHeard)][:4])
+    prompt = babbler.prompt
+    ids = [
+        *prompt.before_audio("es", "en"),
+        *[babbler.config.audio_token_id] * len(audio),
+        *prompt.after_audio(),
+    ]
+    found = []
+    for beams in (1, 8):
+        first = beam.ranking(beams, ())
+
+        def work(first=first, beams=beams):
+            cache = babbler.new_cache()
+            yield Segment(cache, ids, 1, audio, ranking=first)
+            return (yield from beam.search(cache, first, 12, (), beams))
+
+        said, _ = run_alone(work(), babbler.step)
+        logits = babbler.logits([*ids, *said], audio)[-len(said) - 1 : -1]
+        odds = logits[:, : babbler.config.vision_vocab_offset].log_softmax(-1)
+        found.append(odds.gather(1, torch.tensor(said)[:, None]).mean().item())
+
+    assert found[1] > found[0]
 
 
 def test_final_audio_is_acknowledged_behind_its_finals(babbler, heard):
@@ -291,6 +342,8 @@ def test_a_stream_says_in_a_batch_what_it_says_alone(babbler, heard):
         BRIEF(partials=False),
         BRIEF(partial_interval=0.32, policy=PolicyConfig(agreement=1)),
         BRIEF(policy=PolicyConfig("attention")),
+        BRIEF(targets=("en", "es"), beams=4),
+        BRIEF(policy=PolicyConfig("attention"), beams=2, glossary=({"es": "coche", "en": "automobile"},)),
     ]
     pool = babbler.new_pool()
     translators = [SpeechTranslator(babbler, config, pool) for config in configs]
@@ -380,18 +433,20 @@ def test_poison_in_a_batch_harms_its_own_stream_only(babbler, heard):
     assert said == translate(babbler, heard)
 
 
-def test_a_stream_never_holds_more_than_is_said(babbler, heard):
+@each_way
+def test_a_stream_never_holds_more_than_is_said(babbler, heard, beams):
     """Not even while a hypothesis branches; and nothing once it is silent."""
-    config = BRIEF(targets=("en", "es"), max_new_tokens=40)
+    config = BRIEF(targets=("en", "es"), max_new_tokens=40, beams=beams)
     _, held = most_held(babbler, heard, config)
     most = most_bytes(babbler.prompt, babbler.config.text, config, torch.float32)
 
     assert most / 20 < held <= most
 
 
-def test_longest_sequences_have_room(babbler):
+@each_way
+def test_longest_sequences_have_room(babbler, beams):
     """Speech that goes on for longer than the window, with a model that does not stop."""
-    config = StreamConfig(targets=("en", "es"), partial_interval=5.0, max_new_tokens=60)
+    config = StreamConfig(targets=("en", "es"), partial_interval=5.0, max_new_tokens=60, beams=beams)
     translator = SpeechTranslator(babbler, config)
     count = round(2 * config.window / 0.16) + 1
     random_tokens = np.random.default_rng(1).normal(size=(count, babbler.config.text.hidden_size))
@@ -423,11 +478,12 @@ def translate_elsewhere(model, heard, config, moves):
     return events
 
 
+@each_way
 @pytest.mark.parametrize("seed", [secrets.randbits(32) for _ in range(3)])
-def test_another_translator_goes_on_from_a_checkpoint(babbler, heard, seed):
+def test_another_translator_goes_on_from_a_checkpoint(babbler, heard, seed, beams):
     """With the same texts, and nothing of what has been shown is taken back."""
     rng = random.Random(seed)
-    config = BRIEF(targets=("en", "es"))
+    config = BRIEF(targets=("en", "es"), beams=beams)
     pieces = list(recut(heard, 3))
     whole = translate(babbler, pieces, config)
     moved = translate_elsewhere(babbler, pieces, config, rng.sample(range(len(pieces)), 8))

@@ -29,6 +29,7 @@ def test_the_example_of_the_documentation_is_read(tmp_path):
         model="models/gemma-3n-E2B-it",
         encoder_device="cpu",
         ple="ple.int8.safetensors",
+        beams=4,
         threads=2,
         sinks=(read_sink({**zoom, "url_file": "/run/secrets/zoom"}),),
     )
@@ -37,6 +38,13 @@ def test_the_example_of_the_documentation_is_read(tmp_path):
 def test_layers_are_compiled_where_that_is_asked_for(tmp_path):
     assert not read(tmp_path, "[model]\ndevice = 'cuda'").fuse
     assert read(tmp_path, "[model]\ndevice = 'cuda'\nfuse = true").fuse
+
+
+def test_final_texts_are_searched_for_on_a_cpu_and_where_that_is_asked_for(tmp_path):
+    assert read(tmp_path, "").searched == 4
+    assert read(tmp_path, "[model]\nbeams = 1").searched == 1
+    assert read(tmp_path, "[model]\ndevice = 'cuda'").searched == 1
+    assert read(tmp_path, "[model]\ndevice = 'cuda'\nbeams = 2").searched == 2
 
 
 def test_the_command_line_goes_first():
@@ -58,6 +66,7 @@ def test_the_command_line_goes_first():
         ("[model]\nfuse = 1\ndevice = 'cuda'", "model.fuse must be of type bool, got 1"),
         ("[model]\nfuse = true", "fuse is for a GPU, got device 'cpu'"),
         ("[model]\ndtype = 'int8'\ndevice = 'cuda'", "dtype int8 is for the CPU, got device 'cuda'"),
+        ("[model]\nbeams = 17", "beams must be from 1 to 16, got 17"),
         ("[server", "not a TOML file"),
     ],
 )
