@@ -37,6 +37,7 @@ from benchmarks.models import NANO
 from benchmarks.service import STAGES, Cluster, Conversation, Server, cluster, finals, serving, speak
 from pipeline.audio.files import read_audio
 from pipeline.audio.pcm import to_s16le
+from pipeline.config import BEAMS, StreamConfig
 from pipeline.errors import SurtitleError
 from pipeline.model import Gemma3n
 from pipeline.stream import Stream
@@ -148,7 +149,7 @@ async def main() -> int:
     rng = random.Random(options.seed)
     print(f"seed {options.seed}")
     pcm = to_s16le(read_audio(ROOT / "examples" / "talk.es.wav"))
-    live = Stream(Gemma3n.from_pretrained(NANO), "es", ["en"])
+    live = Stream(Gemma3n.from_pretrained(NANO), "es", ["en"], config=StreamConfig(beams=BEAMS))
     expected = finals([*live.feed(pcm), *live.close()])
     wrong, faults, silences, began = 0, Counter[str](), [0.0], 0.0
 

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from benchmarks.quality import DATA, Answer, Clip, Direction, answering, encode, score, spoken
 from pipeline.batching import run_alone
 from pipeline.cli import NANO
-from pipeline.config import CONTEXT_CHARACTERS, ContextConfig, StreamConfig
+from pipeline.config import BEAMS, CONTEXT_CHARACTERS, ContextConfig, StreamConfig
 from pipeline.glossary import Entry, says
 from pipeline.model import Gemma3n
 from pipeline.training.engines import held_out_voices
@@ -192,6 +192,7 @@ def answers(
         partials=False,
         context=ContextConfig(context),
         glossary=tuple(glossary),
+        beams=BEAMS,
     )
     return [run_alone(answering(SpeechTranslator(model, config), tokens), model.step) for tokens in speech]
 

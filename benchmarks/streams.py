@@ -1,6 +1,6 @@
 """How many live streams one core, or one GPU, carries, and how fast it decodes.
 
-    python -m benchmarks.streams [--streams 4 8 16 24 32] [--seconds 30] [--model DIR]
+    python -m benchmarks.streams [--streams 4 8 16 24 32] [--seconds 30] [--model DIR] [--beams 4]
     python -m benchmarks.streams --device cuda [--fuse] [--streams 100 200 400] [--seconds 30]
 
 On the CPU: streams of recorded speech with pauses, speech for 60 % of the time, as live audio in pieces of
@@ -9,7 +9,8 @@ one core (torch runs one thread), in rounds as the workers do: a batch of encode
 steps. Time is virtual: a round takes as much time as the process had of its core for it, audio arrives by
 that clock, and where nothing is to be done the clock goes on to the next arrival. So a run says what a core
 of its own would do at real time, waits for nothing, and depends little on what else the machine does. Partial
-hypotheses come every 640 ms of speech, as a live client gets them. A number of streams is carried if 95 % of
+hypotheses come every 640 ms of speech, as a live client gets them, and final texts are searched for with as
+many beams as a server has. A number of streams is carried if 95 % of
 the final translations come within a second of the end of speech: of that the gate waits 0.5 s to be certain
 that it was the end, and up to 0.16 s are spent until the piece is full.
 
@@ -20,10 +21,10 @@ streams. With ``--fuse`` the decoder's layers are compiled (:meth:`pipeline.gemm
 steps are measured before that too. Streams are those of the CPU but for the text: utterances are where the
 gate finds them in the same speech, each of their soft tokens brings as many tokens of text as the held-out
 sentences have for the time that speaking them takes, and of the last hypothesis all but a few tokens are
-found to be right. What the gate lets through and its log-mel frames are prepared before the clock starts, for
-hundreds of streams take several cores for that; ``front_end_ms`` is what a stream takes of one. Time is that
-of the clock on the wall (:mod:`benchmarks.beside`): encoder and decoder work beside each other on the GPU, as
-a service's workers do.
+found to be right; all is decoded greedily. What the gate lets through and its log-mel frames are prepared
+before the clock starts, for hundreds of streams take several cores for that; ``front_end_ms`` is what a
+stream takes of one. Time is that of the clock on the wall (:mod:`benchmarks.beside`): encoder and decoder
+work beside each other on the GPU, as a service's workers do.
 
 Prints tables and, as its last line, one JSON object: ``streams_per_core``, ``p95_final_s`` (at that number)
 and ``runs``; with ``--device cuda`` ``streams`` in place of the first, ``decode_vs_transformers``,
@@ -36,7 +37,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,10 @@ from benchmarks.listening import Heard, Replayed, front_end_ms, listen
 from benchmarks.lives import PIECE, Live, Stage
 from benchmarks.models import NANO, published
 from pipeline.audio.files import read_audio
-from pipeline.config import SAMPLE_RATE, AudioFormat, StreamConfig
+from pipeline.config import BEAMS, SAMPLE_RATE, AudioFormat, StreamConfig
 from pipeline.gemma.cache import KVPool
 from pipeline.model import Gemma3n
+from pipeline.options import add_beams
 from pipeline.speech import SpeechEncoder
 from pipeline.translation import SpeechTranslator
 
@@ -143,13 +145,14 @@ def _heard(model: Gemma3n, count: int, seconds: float) -> list[Heard]:
     return [listen(model, *talk, PIECE) for talk in _talks(count, seconds, TALKS)]
 
 
-def simulate(model: Gemma3n, count: int, seconds: float) -> Run:
+def simulate(model: Gemma3n, count: int, seconds: float, *, beams: int = BEAMS) -> Run:
     """Run ``count`` streams of ``seconds`` each by a virtual clock.
 
     Args:
         model: what they share.
         count: how many.
         seconds: of audio in each.
+        beams: of final texts.
     """
     # What others do on the machine is not counted.
     clock = time.process_time
@@ -160,7 +163,7 @@ def simulate(model: Gemma3n, count: int, seconds: float) -> Run:
             audio,
             float(random.uniform(0, PIECE / SAMPLE_RATE)),
             SpeechEncoder(model, config),
-            SpeechTranslator(model, config, pool),
+            SpeechTranslator(model, replace(config, beams=beams), pool),
         )
         for config, audio in _talks(count, seconds, count)
     ]
@@ -288,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of audio in each stream")
     parser.add_argument("--model", type=Path, default=NANO, help="for the CPU; by default the bundled one")
     parser.add_argument("--int8", action="store_true", help="with weights in int8")
+    add_beams(parser, of_cpu=True)
     options = parser.parse_args(argv)
     dtype = torch.int8 if options.int8 else torch.float32
     counts = sorted(options.streams or ([4, 8, 16, 24, 32] if options.device == "cpu" else [100, 200, 400]))
@@ -305,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         del reference
         result |= gpu.memory(model)
     scripted = options.device == "cuda"
-    measure = partial(simulate, model)
+    measure: Callable[[int, float], Run] = partial(simulate, model, beams=options.beams)
     if scripted:
         # One pool for all runs: a stream finds its steps recorded, as in a service that has been started.
         pool = model.new_pool(counts[-1] * POSITIONS)

@@ -415,8 +415,8 @@ class StreamConfig:
         context: what the model is told before the audio of each utterance, if it was made for that.
         glossary: terms as they are to be spelled and translated (:mod:`pipeline.glossary`).
         max_new_tokens: longest text, in tokens, of one hypothesis for one utterance.
-        beams: how many texts go on beside each other where a final text is decoded, 1 to 16; texts that are
-            not final, or are drawn to a glossary, are decoded greedily, as all are with 1.
+        beams: how many texts go on beside each other where a final text is decoded, 1 to 16; other texts are
+            decoded greedily, as all are with 1.
         gate: when speech starts and ends.
 
     Raises:

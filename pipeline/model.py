@@ -367,8 +367,9 @@ class Gemma3n:
             if look is not None:
                 look.tell([(piece.watch, piece.keep) for piece in pieces])
         tell_odds(pieces, logits)
-        tell_rankings(pieces, logits)
-        ids_behind = iter(choose(logits, biases))
+        chosen = choose(logits, biases)
+        tell_rankings(pieces, logits, chosen)
+        ids_behind = iter(chosen)
         for cache, count in zip(caches, counts, strict=True):
             cache.advance(count)
         return [list(islice(ids_behind, piece.keep)) for piece in pieces]

@@ -51,11 +51,10 @@ def translate_into(
         due: whether the translation of a transcript with words has to have some.
         reach: the soft token that each token of the transcript rests on; None where nobody asks.
         ffn_widths: of the MatFormer sub-model; None for the whole model.
-        beams: how many texts go on beside each other, if it is drawn to nothing.
+        beams: how many texts go on beside each other.
     """
     room, draft = text.room(longest)
-    searching = beams > 1 and text.bias is None
-    watch = Watch(branch.length - len(reach), branch.length) if reach and not searching else None
+    watch = Watch(branch.length - len(reach), branch.length) if reach and beams == 1 else None
     label = [*prompt.translation_label(target), *text.given]
 
     def decode(draft: Sequence[int], bias: Bias | None) -> Generator[Segment, list[int], list[int]]:
@@ -74,11 +73,11 @@ def translate_into(
 
     def search() -> Generator[Any, Any, list[int]]:
         own, ranking = branch.fork(), beam.ranking(beams, prompt.line_stop_ids)
-        yield Segment(own, label, 1, None, ffn_widths, ranking=ranking)
-        found = beam.search(own, ranking, room, prompt.line_stop_ids, beams, ffn_widths=ffn_widths)
-        return (yield from found)[0]
+        how: dict[str, Any] = {"ffn_widths": ffn_widths, "bias": text.bias}
+        yield Segment(own, label, 1, **how, ranking=ranking)
+        return (yield from beam.search(own, ranking, room, prompt.line_stop_ids, beams, **how))[0]
 
-    decoded = yield from search() if searching else decode(draft, text.bias)
+    decoded = yield from search() if beams > 1 else decode(draft, text.bias)
     hypothesis = said(decoded)
     if not due or not is_blank(hypothesis.text):
         return hypothesis

@@ -395,22 +395,22 @@ class Utterance:
         room, draft = text.room(longest)
         watch = Watch(end_of_audio - self._heard, end_of_audio) if text.watches and self._heard else None
         ranking = None
-        if final and self._config.beams > 1 and text.bias is None:
+        if final and self._config.beams > 1:
             # A guess helps no search, and final text need not rest on anything.
             draft, watch, ranking = [], None, beam.ranking(self._config.beams, prompt.line_stop_ids)
         # What is pending, what comes behind it and the draft go in together; the fork takes all of it, and
         # what holds the audio is cut back to that.
         ids = [*pending, *prompt.after_audio(), *text.given, *draft]
-        how: dict[str, Any] = {"ffn_widths": self.ffn_widths, "watch": watch, "bias": text.bias}
-        choices = yield Segment(self._cache, ids, len(draft) + 1, audio, **how, ranking=ranking)
+        how: dict[str, Any] = {"ffn_widths": self.ffn_widths, "bias": text.bias}
+        choices = yield Segment(self._cache, ids, len(draft) + 1, audio, **how, watch=watch, ranking=ranking)
         branch = self._cache.fork()
         self._cache.truncate(end_of_audio)
+        stops = prompt.line_stop_ids
         if ranking is None:
-            decoded = yield from go_on(branch, draft, choices, room, prompt.line_stop_ids, **how)
+            decoded = yield from go_on(branch, draft, choices, room, stops, **how, watch=watch)
         else:
-            decoded, branch = yield from beam.search(
-                branch, ranking, room, prompt.line_stop_ids, self._config.beams, ffn_widths=self.ffn_widths
-            )
+            found = beam.search(branch, ranking, room, stops, self._config.beams, **how)
+            decoded, branch = yield from found
         before = branch.length - len(decoded) - 1
         reach: list[int] | None = None
         if watch is not None:

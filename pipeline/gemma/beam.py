@@ -2,7 +2,8 @@
 
 Texts are compared by their mean log-probability per token, as in Whisper's decoding (Radford et al. 2022,
 arXiv:2212.04356). Whether anything is said at all is left to the likeliest first token: of noise, many
-unlikely words may come to a higher mean than the end that says nothing.
+unlikely words may come to a higher mean than the end that says nothing. Where a text is drawn to a term, it
+goes there as in greedy decoding, and is no less likely for it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 
+from pipeline.gemma.bias import Bias
 from pipeline.gemma.cache import KVCache
 from pipeline.gemma.greedy import Ranking, Segment
 
@@ -32,12 +34,14 @@ class _Text:
         odds: logarithm of how likely it is.
         cache: the sequence, which ends with it.
         ranking: what may come next.
+        bias: where it stands in the terms that it is drawn to.
     """
 
     ids: tuple[int, ...]
     odds: float
     cache: KVCache
     ranking: Ranking
+    bias: Bias | None
 
 
 def ranking(beams: int, stop_ids: Collection[int]) -> Ranking:
@@ -53,6 +57,7 @@ def search(
     beams: int,
     *,
     ffn_widths: tuple[int, ...] | None = None,
+    bias: Bias | None = None,
 ) -> Generator[tuple[Segment, ...], list[list[int]], tuple[list[int], KVCache]]:
     """Continue a sequence by the likeliest text that is found.
 
@@ -63,6 +68,7 @@ def search(
         stop_ids: ids that end the text; they are not in it.
         beams: how many texts go on beside each other.
         ffn_widths: of the MatFormer sub-model; None for the whole model.
+        bias: where the text stands in terms that it is to be drawn to.
 
     Yields:
         A token for each of these texts.
@@ -70,7 +76,7 @@ def search(
     Returns:
         The text, and a sequence that ends with it.
     """
-    going = [_Text((), 0.0, cache, first)]
+    going = [_Text((), 0.0, cache, first, bias)]
     if not max_new_tokens or first.likeliest[0][0] in stop_ids:
         return [], cache
     ended: list[tuple[float, _Text]] = []
@@ -92,11 +98,18 @@ def search(
         if not chosen or len(ended) >= beams or best > chosen[0][0] / length:
             break
         going = [
-            _Text((*text.ids, token), odds, text.cache.fork(), ranking(beams, stop_ids))
+            _Text(
+                (*text.ids, token),
+                odds,
+                text.cache.fork(),
+                ranking(beams, stop_ids),
+                text.bias and text.bias.behind([token]),
+            )
             for odds, text, token in chosen
         ]
         yield tuple(
-            Segment(text.cache, text.ids[-1:], 1, None, ffn_widths, ranking=text.ranking) for text in going
+            Segment(text.cache, text.ids[-1:], 1, None, ffn_widths, bias=text.bias, ranking=text.ranking)
+            for text in going
         )
     if ended:
         _, likeliest = max(ended, key=lambda end: end[0])

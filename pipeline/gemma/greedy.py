@@ -19,7 +19,8 @@ class Ranking:
 
     Args:
         most: how many ids are asked for.
-        likeliest: takes them, the likeliest first, each with the logarithm of how likely it is.
+        likeliest: takes them, the likeliest first, each with the logarithm of how likely it is. Where the
+            text is drawn elsewhere, it takes that id alone, with what the likeliest would have had.
     """
 
     most: int
@@ -43,8 +44,7 @@ class Segment:
             tokens; None draws it nowhere.
         odds: takes how likely each of the ids of the answer is where nothing is drawn, as logarithms; None
             spares the effort.
-        ranking: takes what may come behind the last token, whatever the text is drawn to; None spares the
-            effort.
+        ranking: takes what may come behind the last token; None spares the effort.
     """
 
     cache: KVCache
@@ -106,17 +106,26 @@ def tell_odds(pieces: Sequence[Segment], logits: Tensor) -> None:
             piece.odds[:] = own
 
 
-def tell_rankings(pieces: Sequence[Segment], logits: Tensor) -> None:
-    """Tell those that ask what may come behind their last tokens; arguments as for :func:`tell_odds`."""
+def tell_rankings(pieces: Sequence[Segment], logits: Tensor, chosen: Sequence[int]) -> None:
+    """Tell those that ask what may come behind their last tokens.
+
+    Args:
+        pieces: of one pass.
+        logits: behind the last ``keep`` tokens of each, [n, ids].
+        chosen: the ids of their answers, n.
+    """
     ends = accumulate(piece.keep for piece in pieces)
-    asking = [(end - 1, piece.ranking) for end, piece in zip(ends, pieces, strict=True) if piece.ranking]
+    asking = [(end - 1, piece) for end, piece in zip(ends, pieces, strict=True) if piece.ranking is not None]
     if not asking:
         return
     rows = logits[[row for row, _ in asking]].float().log_softmax(-1)
-    most = min(max(ranking.most for _, ranking in asking), rows.shape[-1])
+    most = min(max(piece.ranking.most for _, piece in asking if piece.ranking), rows.shape[-1])
     odds, ids = (values.tolist() for values in rows.topk(most, dim=-1))
-    for (_, ranking), own_ids, own_odds in zip(asking, ids, odds, strict=True):
-        ranking.likeliest[:] = zip(own_ids[: ranking.most], own_odds[: ranking.most], strict=True)
+    for (row, piece), own_ids, own_odds in zip(asking, ids, odds, strict=True):
+        assert piece.ranking is not None
+        drawn = piece.bias is not None and chosen[row] != own_ids[0]
+        likeliest = [(chosen[row], own_odds[0])] if drawn else zip(own_ids, own_odds, strict=True)
+        piece.ranking.likeliest[:] = islice(likeliest, piece.ranking.most)
 
 
 Decoding = Generator[Segment, list[int], list[int]]

@@ -11,6 +11,7 @@ import torch
 from pipeline.batching import Batch
 from pipeline.errors import AudioError, CheckpointError, ContextError
 from pipeline.gemma import layers
+from pipeline.gemma.bias import Bias, Pull, Terms
 from pipeline.gemma.greedy import Ranking, Segment, greedy
 from pipeline.gemma.steps import FixedSteps
 from pipeline.model import Gemma3n
@@ -429,6 +430,29 @@ def test_a_segment_tells_how_likely_its_answers_are(babbler, speech):
 
     assert answers[1] == text.argmax(-1).tolist()
     torch.testing.assert_close(torch.tensor(odds), text.amax(-1), atol=1e-4, rtol=0)
+
+
+def test_where_a_text_is_drawn_elsewhere_that_alone_may_come_next(babbler):
+    """As likely as what would have come; what it is not drawn away from may come beside others."""
+    ids = [5, 6, 7]
+    free, drawn, kept = Ranking(3), Ranking(3), Ranking(3)
+    terms = babbler.logits(ids)[-1, : babbler.config.vision_vocab_offset]
+    first, second = terms.topk(2).indices.tolist()
+    bonus = float(terms[first] - terms[second]) + 1
+    towards = Bias((Terms([[second]], [], Pull(bonus, bonus)),))
+    biases = None, towards, Bias((Terms([[first]], [], Pull(bonus, bonus)),))
+    pool = babbler.new_pool()
+    answers = babbler.step(
+        [
+            Segment(babbler.new_cache(pool), ids, 1, bias=bias, ranking=ranking)
+            for bias, ranking in zip(biases, (free, drawn, kept), strict=True)
+        ]
+    )
+
+    assert answers == [[first], [second], [first]]
+    assert drawn.likeliest == [(second, pytest.approx(free.likeliest[0][1], abs=1e-4))]
+    assert [token for token, _ in kept.likeliest] == [token for token, _ in free.likeliest]
+    assert len(free.likeliest) == 3
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -118,7 +118,7 @@ def test_texts_do_not_depend_on_how_soft_tokens_come(babbler, heard, size, beams
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_search_changes_finals_alone(babbler, heard, policy):
-    """And only of texts that are drawn to no glossary; words have their times all the same."""
+    """Words have their times all the same."""
     about = {"policy": PolicyConfig(policy), "word_times": True}
     greedy, searched = (translate(babbler, heard, BRIEF(beams=beams, **about)) for beams in (1, 4))
     finals = [
@@ -128,8 +128,6 @@ def test_a_search_changes_finals_alone(babbler, heard, policy):
     assert finals
     assert all(e.final and other.final for e, other in finals)
     assert all(len(e.words) == len(e.stable.split()) for e in texts(searched, Transcript) if e.final)
-    drawn = [translate(babbler, heard, BRIEF(beams=beams, glossary=("Ana",), **about)) for beams in (1, 4)]
-    assert drawn[0] == drawn[1]
 
 
 def test_what_is_searched_for_is_likelier(babbler, heard):

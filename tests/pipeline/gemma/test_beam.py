@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.batching import run_alone
 from pipeline.config import TextConfig
 from pipeline.gemma import beam
+from pipeline.gemma.bias import Bias, Pull, Terms
 from pipeline.gemma.cache import KVCache, KVPool
 from pipeline.gemma.greedy import Segment, greedy
 
@@ -188,6 +189,23 @@ def test_one_beam_is_greedy_decoding(babbler, seed):
     assert end.length == greedily.length
     ((after,), (likewise,)) = babbler.step([Segment(end, [5], 1)]), babbler.step([Segment(greedily, [5], 1)])
     assert after == likewise
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_text_is_drawn_to_terms_as_in_greedy_decoding(babbler, beams):
+    """Even of words that a model of random weights would not say."""
+    term = [*map(ord, "Zyx")]
+    bias = Bias((Terms([term], [term], Pull(50.0, 100.0, once=True)),))
+    cache, first = babbler.new_cache(), beam.ranking(beams, ())
+
+    def work():
+        yield Segment(cache, [5, 6, 7], 1, bias=bias, ranking=first)
+        return (yield from beam.search(cache, first, 8, (), beams, bias=bias))
+
+    ids, _ = run_alone(work(), babbler.step)
+
+    assert ids[:3] == term
+    assert len(ids) == 8
 
 
 def test_a_search_holds_no_blocks_when_it_is_over(babbler):
