@@ -379,9 +379,11 @@ def most_bytes(prompt: Prompt, text: TextConfig, config: StreamConfig, dtype: to
     audio, transcript, translation = most_positions(prompt, config)
     # What a pause may be the end of branches off with what the cache does not hold yet.
     pause = longest_instruction(prompt, config) + interval(config) + 2
-    # Texts that are searched for go on in copies of those before them, and those that ended are kept.
-    copies = 1 if config.beams == 1 else 3 * config.beams
-    branches = [pause, *[transcript, *[translation] * len(config.targets)] * copies]
+    # Of a search those that go on are held and those that have ended; a transcript's is over when translations
+    # begin, all of them together.
+    copies = 1 if config.beams == 1 else 2 * config.beams
+    translations = [translation] * len(config.targets) * copies
+    branches = [pause, *max([transcript] * copies, [transcript, *translations], key=sum)]
     sources = prompt.sources(config.source)
     if len(sources) > 1:
         # What is decoded to find the language comes before, and goes in copies.
