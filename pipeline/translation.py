@@ -379,8 +379,8 @@ def most_bytes(prompt: Prompt, text: TextConfig, config: StreamConfig, dtype: to
     audio, transcript, translation = most_positions(prompt, config)
     # What a pause may be the end of branches off with what the cache does not hold yet.
     pause = longest_instruction(prompt, config) + interval(config) + 2
-    # Of a search those that go on are held and those that have ended; a transcript's is over when translations
-    # begin, all of them together.
+    # Of a search the texts that go on are held and those that have ended; that of the transcript is over when
+    # those of all translations begin.
     copies = 1 if config.beams == 1 else 2 * config.beams
     translations = [translation] * len(config.targets) * copies
     branches = [pause, *max([transcript] * copies, [transcript, *translations], key=sum)]
