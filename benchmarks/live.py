@@ -115,6 +115,7 @@ def hear_fast(
     model: Gemma3n, waveform: NDArray[np.float32], source: str, config: StreamConfig
 ) -> list[Arrival]:
     """The same as fast as it goes, in this process; an event comes as soon as its audio is there."""
+    config = replace(config, beams=BEAMS)  # as a server's
     stream = Stream(model, source, config.targets, config=config)
     arrivals = []
     step = round(FRAME * SAMPLE_RATE)
@@ -183,7 +184,7 @@ def offline(model: Gemma3n, talk: Talk) -> float:
 
 def hallucinated(model: Gemma3n, seconds: float) -> int:
     """Final words of the transcript of audio in which nobody speaks."""
-    arrivals = hear_fast(model, nobody(seconds), "es", StreamConfig(targets=("en",), beams=BEAMS))
+    arrivals = hear_fast(model, nobody(seconds), "es", StreamConfig(targets=("en",)))
     return sum(len(event.stable.split()) for event, _ in texts(arrivals, None) if event.final)
 
 
@@ -195,7 +196,7 @@ def cost(model: Gemma3n, talk: Talk, targets: int = 4) -> float:
     seconds = []
     try:
         for count in (1, 1, targets):  # the first to warm up
-            config = StreamConfig(targets=(talk.target, *others[: count - 1]), beams=BEAMS)
+            config = StreamConfig(targets=(talk.target, *others[: count - 1]))
             begin = time.process_time()
             hear_fast(model, talk.waveform, talk.source, config)
             seconds.append(time.process_time() - begin)
@@ -213,12 +214,7 @@ def curve(model: Gemma3n, talks: Sequence[Talk], folder: Path) -> list[dict[str,
         name = f"{policy.kind} {setting[policy.kind]:g}"
         begin = time.process_time()
         heard = [
-            hear_fast(
-                model,
-                talk.waveform,
-                talk.source,
-                StreamConfig(targets=(talk.target,), policy=policy, beams=BEAMS),
-            )
+            hear_fast(model, talk.waveform, talk.source, StreamConfig(targets=(talk.target,), policy=policy))
             for talk in talks
         ]
         cpu = (time.process_time() - begin) / sum(len(talk.waveform) / SAMPLE_RATE for talk in talks)

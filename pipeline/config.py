@@ -441,5 +441,5 @@ class StreamConfig:
         if not 4 <= self.window < float("inf"):
             raise ValueError(f"window must be a number from 4 up, got {self.window!r}")
         check_glossary(self.glossary)
-        if not 1 <= self.beams <= MOST_BEAMS:
+        if self.beams not in range(1, MOST_BEAMS + 1):
             raise ValueError(f"beams must be a whole number from 1 to {MOST_BEAMS}, got {self.beams!r}")

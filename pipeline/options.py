@@ -7,6 +7,7 @@ anything is loaded.
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from functools import partial
 from pathlib import Path
 
 from pipeline.config import BEAMS, CONTEXT_SENTENCES, MOST_BEAMS, ContextConfig, StreamConfig
@@ -40,7 +41,7 @@ def add_knowledge(parser: ArgumentParser) -> None:
     )
     known.add_argument(
         "--context-sentences",
-        type=_sentences,
+        type=partial(_whole, 0, CONTEXT_SENTENCES),
         default=0,
         metavar="N",
         help="how many of the sentences said last it is told besides (default: 0)",
@@ -68,7 +69,7 @@ def add_beams(parser: ArgumentParser, *, of_cpu: bool = False) -> None:
     """How final texts are searched for: ``beams``; a command that runs on a CPU has a default of its own."""
     parser.add_argument(
         "--beams",
-        type=_beams,
+        type=partial(_whole, 1, MOST_BEAMS),
         default=BEAMS if of_cpu else None,
         metavar="N",
         help=f"texts that go on beside each other where a final one is decoded, 1 for greedy decoding "
@@ -96,15 +97,9 @@ def _context(given: str) -> str:
         raise ArgumentTypeError(str(error)) from None
 
 
-def _sentences(given: str) -> int:
-    if not given.isdecimal() or not 0 <= int(given) <= CONTEXT_SENTENCES:
-        raise ArgumentTypeError(f"must be a whole number from 0 to {CONTEXT_SENTENCES}, got {given!r}")
-    return int(given)
-
-
-def _beams(given: str) -> int:
-    if not given.isdecimal() or not 1 <= int(given) <= MOST_BEAMS:
-        raise ArgumentTypeError(f"must be a whole number from 1 to {MOST_BEAMS}, got {given!r}")
+def _whole(least: int, most: int, given: str) -> int:
+    if not given.isdecimal() or not least <= int(given) <= most:
+        raise ArgumentTypeError(f"must be a whole number from {least} to {most}, got {given!r}")
     return int(given)
 
 

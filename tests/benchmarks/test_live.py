@@ -157,12 +157,3 @@ def test_what_cannot_be_measured_is_refused(checkpoint, capsys, options, said):
         live.main([*options, "--model", str(checkpoint)])
 
     assert said in capsys.readouterr().err
-
-
-def test_a_scorer_that_is_missing_is_told_before_anything_is_heard(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr(live, "find_spec", lambda _: None)
-
-    with pytest.raises(SystemExit, match="2"):
-        live.main(["--model", str(checkpoint)])
-
-    assert "pip install 'surtitle[bench]'" in capsys.readouterr().err

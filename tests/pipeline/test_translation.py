@@ -131,7 +131,7 @@ def test_a_search_changes_finals_alone(babbler, heard, policy):
 
 
 def test_what_is_searched_for_is_likelier(babbler, heard):
-    """By its mean log-probability, in most utterances of a model that has no idea."""
+    """By its mean log-probability."""
     audio = torch.cat([torch.from_numpy(e.tokens) for e in heard if isinstance(e, SpeechHeard)][:4])
     prompt = babbler.prompt
     ids = [
